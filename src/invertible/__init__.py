@@ -1,0 +1,9 @@
+"""Deep networks that lose nothing, and instruments that measure what any network keeps."""
+
+from invertible import data, layers, models
+from invertible.bijection import Bijection, Chain, Inverse, Split
+from invertible.errors import InvertibleError
+
+__version__ = "0.1.0"
+
+__all__ = ["Bijection", "Chain", "Inverse", "InvertibleError", "Split", "data", "layers", "models"]

@@ -1,0 +1,360 @@
+"""`Bijection`, the invertible map everything is built from, and how maps compose.
+
+A bijection takes a tensor of shape (batch, ...). Those that act on parts of it (couplings) declare how it parts into
+streams (`Split`); between two maps with the same split a `Chain` hands the streams on as they are, a tuple of tensors,
+so that nothing is concatenated and split again.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, TypeVar, cast, overload
+
+import torch
+from torch import Tensor, nn
+
+from invertible._checks import check_floating, describe
+from invertible.errors import ContextError, DtypeError, ShapeError
+
+Streams = tuple[Tensor, ...]
+State = Tensor | Streams
+S = TypeVar("S", Tensor, tuple[Tensor, ...], State)
+
+
+@dataclass(frozen=True)
+class Split:
+    """How a tensor parts into streams along one dimension.
+
+    Args:
+        sizes: Size of each stream; None parts it into two halves, the second one larger if the size is odd.
+        dim: The dimension, 1 (the channels) or higher.
+
+    Example:
+        >>> [tuple(s.shape) for s in Split().part(torch.zeros(2, 5, 4))]
+        [(2, 2, 4), (2, 3, 4)]
+    """
+
+    sizes: tuple[int, ...] | None = None
+    dim: int = 1
+
+    def __post_init__(self) -> None:
+        if self.dim < 1:
+            raise ShapeError("a split leaves the batch whole", expected="dim >= 1", got=f"dim={self.dim}")
+        if self.sizes is not None and (len(self.sizes) < 2 or min(self.sizes) < 1):
+            raise ShapeError("a split needs two streams or more", expected="positive sizes", got=self.sizes)
+
+    @property
+    def n_streams(self) -> int:
+        """How many streams there are."""
+        return 2 if self.sizes is None else len(self.sizes)
+
+    def part(self, x: Tensor) -> Streams:
+        """Part a tensor into its streams: views, nothing is copied.
+
+        Args:
+            x: Shape (batch, ..., sum(sizes), ...).
+
+        Returns:
+            The streams.
+
+        Raises:
+            ShapeError: If the size along `dim` does not fit.
+        """
+        size = x.shape[self.dim] if x.ndim > self.dim else 0
+        sizes = self.sizes or (size // 2, size - size // 2)
+        if sum(sizes) != size or min(sizes) < 1:
+            expected = f"size {sum(sizes)} in dimension {self.dim}" if self.sizes else "2 channels or more"
+            hint = "pad with InjectivePad or squeeze with Squeeze first, or pass sizes=..."
+            raise ShapeError("cannot part the tensor into streams", expected=expected, got=describe(x), hint=hint)
+        return torch.split(x, sizes, dim=self.dim)
+
+    def merge(self, streams: Streams) -> Tensor:
+        """Put streams together again.
+
+        Args:
+            streams: As `part` returns them.
+
+        Returns:
+            Their concatenation along `dim`.
+        """
+        return torch.cat(streams, dim=self.dim)
+
+
+def _convert(state: State, source: Split | None, target: Split | None) -> State:
+    """Hand a state from a map that leaves it parted as `source` to one that wants it parted as `target`."""
+    if source == target:
+        return state
+    whole = source.merge(cast(Streams, state)) if source else cast(Tensor, state)
+    return target.part(whole) if target else whole
+
+
+class Bijection(nn.Module, ABC):
+    """An invertible map. Abstract: write the four hooks (`VolumePreserving` asks for two of them), get the contract.
+
+    The hooks get a tensor where the matching split is None, and a tuple of streams otherwise; the public methods take
+    either and give back the same kind.
+
+    Attributes:
+        split_in: How the hooks want their input parted; None: not at all.
+        split_out: How they leave their output parted.
+        takes_context: Whether the map depends on a context (any value; its network gets it as second argument).
+
+    Example:
+        >>> class Scale(Bijection):
+        ...     def _forward(self, x, context):
+        ...         return 2 * x
+        ...     def _inverse(self, y, context):
+        ...         return y / 2
+        ...     def _forward_with_logdet(self, x, context):
+        ...         return 2 * x, x.new_full(x.shape[:1], x[0].numel() * math.log(2))
+        ...     def _inverse_with_logdet(self, y, context):
+        ...         return y / 2, y.new_full(y.shape[:1], -y[0].numel() * math.log(2))
+        >>> import math
+        >>> y, logdet = Scale().forward_with_logdet(torch.ones(1, 3))
+        >>> y, round(logdet.item(), 4)
+        (tensor([[2., 2., 2.]]), 2.0794)
+    """
+
+    split_in: Split | None = None
+    split_out: Split | None = None
+    takes_context: bool = False
+
+    @abstractmethod
+    def _forward(self, x: Any, context: Any) -> Any: ...
+
+    @abstractmethod
+    def _inverse(self, y: Any, context: Any) -> Any: ...
+
+    @abstractmethod
+    def _forward_with_logdet(self, x: Any, context: Any) -> tuple[Any, Tensor]: ...
+
+    @abstractmethod
+    def _inverse_with_logdet(self, y: Any, context: Any) -> tuple[Any, Tensor]: ...
+
+    def forward(self, x: S, context: Any = None) -> S:
+        """Apply the map.
+
+        Args:
+            x: Shape (batch, ...), or a tuple of streams.
+            context: What a conditional map depends on.
+
+        Returns:
+            The image, a tensor or a tuple as x was.
+        """
+        state = self._enter(x, self.split_in, context)
+        return self._leave(self._forward(state, context), self.split_out, like=x)
+
+    def inverse(self, y: S, context: Any = None) -> S:
+        """Apply the inverse map.
+
+        Args:
+            y: Shape (batch, ...), or a tuple of streams.
+            context: As in `forward`.
+
+        Returns:
+            The preimage, a tensor or a tuple as y was.
+        """
+        state = self._enter(y, self.split_out, context)
+        return self._leave(self._inverse(state, context), self.split_in, like=y)
+
+    def forward_with_logdet(self, x: S, context: Any = None) -> tuple[S, Tensor]:
+        """Apply the map and measure its change of volume.
+
+        Args:
+            x: Shape (batch, ...), or a tuple of streams.
+            context: As in `forward`.
+
+        Returns:
+            The image, and log|det(dy/dx)| at x: nats, shape (batch,), dtype of x. For an injective map J it is
+            log det(J^T J) / 2.
+        """
+        y, logdet = self._forward_with_logdet(self._enter(x, self.split_in, context), context)
+        return self._leave(y, self.split_out, like=x), logdet.to(_first(x).dtype)
+
+    def inverse_with_logdet(self, y: S, context: Any = None) -> tuple[S, Tensor]:
+        """Apply the inverse map and measure its change of volume.
+
+        Args:
+            y: Shape (batch, ...), or a tuple of streams.
+            context: As in `forward`.
+
+        Returns:
+            The preimage x, and log|det(dx/dy)| at y, which is minus the forward one at x: nats, shape (batch,).
+        """
+        x, logdet = self._inverse_with_logdet(self._enter(y, self.split_out, context), context)
+        return self._leave(x, self.split_in, like=y), logdet.to(_first(y).dtype)
+
+    def _enter(self, x: State, split: Split | None, context: Any) -> State:
+        name = type(self).__name__
+        if (context is not None) != self.takes_context:
+            raise _context_error(name, self.takes_context)
+        if isinstance(x, tuple):
+            return _check_streams(x, split, name)
+        check_floating(x, name)
+        if x.ndim < 1:
+            raise ShapeError(f"{name} works on batches", expected="shape (batch, ...)", got=describe(x))
+        return split.part(x) if split else x
+
+    def _leave(self, y: State, split: Split | None, like: S) -> S:
+        if isinstance(like, Tensor) and split is not None:
+            return cast(S, split.merge(cast(Streams, y)))
+        return cast(S, (y,) if isinstance(y, Tensor) and isinstance(like, tuple) else y)
+
+
+def _first(x: State) -> Tensor:
+    return x[0] if isinstance(x, tuple) else x
+
+
+def _context_error(name: str, wanted: bool) -> ContextError:
+    if wanted:
+        return ContextError(f"{name} is conditional", expected="a context", got="None", hint="pass context=...")
+    hint = "leave it out, or build the layer with takes_context=True"
+    return ContextError(f"{name} is not conditional", expected="no context", got="one", hint=hint)
+
+
+def _check_streams(x: Streams, split: Split | None, name: str) -> State:
+    n_streams = split.n_streams if split else 1
+    if len(x) != n_streams:
+        expected = f"a tensor or a tuple of {n_streams}"
+        raise ShapeError(f"{name} got the wrong number of streams", expected=expected, got=describe(x))
+    for stream in x:
+        check_floating(stream, name)
+    if len({(stream.dtype, stream.device) for stream in x}) > 1:
+        raise DtypeError(f"{name} got unlike streams", expected="one dtype and device", got=[s.dtype for s in x])
+    return x if split else x[0]
+
+
+def zero_logdet(x: State) -> Tensor:
+    """The log-determinant of a map that keeps volume.
+
+    Args:
+        x: Its input.
+
+    Returns:
+        Zeros, shape (batch,), in x's dtype.
+    """
+    first = _first(x)
+    return torch.zeros(first.shape[0], dtype=first.dtype, device=first.device)
+
+
+class VolumePreserving(Bijection):
+    """A bijection with log-determinant zero everywhere. Abstract: write `_forward` and `_inverse`."""
+
+    def _forward_with_logdet(self, x: Any, context: Any) -> tuple[Any, Tensor]:
+        return self._forward(x, context), zero_logdet(x)
+
+    def _inverse_with_logdet(self, y: Any, context: Any) -> tuple[Any, Tensor]:
+        return self._inverse(y, context), zero_logdet(y)
+
+
+class Chain(Bijection):
+    """Bijections one after the other, first argument first. Its state-dict keys are those of `nn.Sequential`.
+
+    A context is handed to those members that take one. Chains nest, slice (`chain[2:5]`), index and iterate.
+
+    Args:
+        *bijections: The members.
+
+    Raises:
+        DtypeError: If a member is no `Bijection`.
+
+    Example:
+        >>> from invertible.layers import AdditiveCoupling, Permute
+        >>> chain = Chain(AdditiveCoupling(nn.Linear(2, 2)), Permute([3, 2, 1, 0]), AdditiveCoupling(nn.Linear(2, 2)))
+        >>> x = torch.randn(5, 4)
+        >>> torch.allclose(chain.inverse(chain(x)), x, atol=1e-6)
+        True
+    """
+
+    def __init__(self, *bijections: Bijection) -> None:
+        super().__init__()
+        for i, bijection in enumerate(bijections):
+            if not isinstance(bijection, Bijection):
+                hint = "wrap a network in a coupling, e.g. AdditiveCoupling(network); several members are several arguments"
+                raise DtypeError(f"member {i} of a Chain", expected="a Bijection", got=describe(bijection), hint=hint)
+            self.add_module(str(i), bijection)
+        self.takes_context = any(b.takes_context for b in bijections)
+        if bijections:
+            self.split_in, self.split_out = bijections[0].split_in, bijections[-1].split_out
+
+    def _forward(self, x: State, context: Any) -> State:
+        split = self.split_in
+        for member in self:
+            x = member(_convert(x, split, member.split_in), context if member.takes_context else None)
+            split = member.split_out
+        return x
+
+    def _inverse(self, y: State, context: Any) -> State:
+        split = self.split_out
+        for member in reversed(list(self)):
+            y = member.inverse(_convert(y, split, member.split_out), context if member.takes_context else None)
+            split = member.split_in
+        return y
+
+    def _forward_with_logdet(self, x: State, context: Any) -> tuple[State, Tensor]:
+        split, total = self.split_in, zero_logdet(x)
+        for member in self:
+            x = _convert(x, split, member.split_in)
+            x, logdet = member._forward_with_logdet(x, context if member.takes_context else None)
+            split, total = member.split_out, total + logdet
+        return x, total
+
+    def _inverse_with_logdet(self, y: State, context: Any) -> tuple[State, Tensor]:
+        split, total = self.split_out, zero_logdet(y)
+        for member in reversed(list(self)):
+            y = _convert(y, split, member.split_out)
+            y, logdet = member._inverse_with_logdet(y, context if member.takes_context else None)
+            split, total = member.split_in, total + logdet
+        return y, total
+
+    def __len__(self) -> int:
+        return len(self._modules)
+
+    def __iter__(self) -> Iterator[Bijection]:
+        return iter(cast("dict[str, Bijection]", self._modules).values())
+
+    @overload
+    def __getitem__(self, index: int) -> Bijection: ...
+    @overload
+    def __getitem__(self, index: slice) -> Chain: ...
+    def __getitem__(self, index: int | slice) -> Bijection:
+        members = list(self)[index]
+        return Chain(*members) if isinstance(members, list) else members
+
+
+class Inverse(Bijection):
+    """A bijection run backwards: `Inverse(b)(x)` is `b.inverse(x)`.
+
+    Args:
+        bijection: The map to turn round.
+
+    Raises:
+        DtypeError: If it is no `Bijection`.
+
+    Example:
+        >>> from invertible.layers import Squeeze
+        >>> Inverse(Squeeze(2))(torch.zeros(1, 4, 3, 3)).shape
+        torch.Size([1, 1, 6, 6])
+    """
+
+    def __init__(self, bijection: Bijection) -> None:
+        super().__init__()
+        if not isinstance(bijection, Bijection):
+            raise DtypeError("Inverse turns round", expected="a Bijection", got=describe(bijection))
+        self.bijection = bijection
+        self.takes_context = bijection.takes_context
+        self.split_in, self.split_out = bijection.split_out, bijection.split_in
+
+    def _forward(self, x: State, context: Any) -> State:
+        return self.bijection._inverse(x, context)
+
+    def _inverse(self, y: State, context: Any) -> State:
+        return self.bijection._forward(y, context)
+
+    def _forward_with_logdet(self, x: State, context: Any) -> tuple[State, Tensor]:
+        return self.bijection._inverse_with_logdet(x, context)
+
+    def _inverse_with_logdet(self, y: State, context: Any) -> tuple[State, Tensor]:
+        return self.bijection._forward_with_logdet(y, context)

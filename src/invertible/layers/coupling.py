@@ -1,0 +1,189 @@
+"""Coupling layers: one stream is changed by what a network makes of the other, so the change can be undone."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from invertible._checks import describe, explained
+from invertible.bijection import Bijection, Split, Streams, VolumePreserving
+from invertible.errors import ConfigError, DtypeError, ShapeError
+
+Target = Literal["first", "second"]
+
+
+class _Roles:
+    """Which of two streams a coupling reads (the source) and which it changes (the target)."""
+
+    def __init__(self, network: nn.Module, target: Target, split: Split) -> None:
+        if not isinstance(network, nn.Module):
+            hint = "wrap a function in a small nn.Module"
+            raise DtypeError("a coupling needs a network", expected="an nn.Module", got=describe(network), hint=hint)
+        if target not in ("first", "second"):
+            raise ConfigError("a coupling has a bad target", expected="'first' or 'second'", got=repr(target))
+        if split.n_streams != 2:
+            raise ConfigError("a coupling works on two streams", expected="2 sizes", got=split.sizes)
+        self.second = target == "second"
+
+    def read(self, streams: Streams) -> tuple[Tensor, Tensor]:
+        """(source, target)."""
+        first, second = streams
+        return (first, second) if self.second else (second, first)
+
+    def write(self, source: Tensor, target: Tensor) -> Streams:
+        """(first, second)."""
+        return (source, target) if self.second else (target, source)
+
+
+def _run(network: nn.Module, source: Tensor, context: Any, name: str) -> Tensor:
+    try:
+        return network(source) if context is None else network(source, context)
+    except RuntimeError as error:
+        raise explained(error, source, network, name) from error
+
+
+def _check_output(out: object, shape: tuple[int, ...], name: str) -> None:
+    if not isinstance(out, Tensor) or tuple(out.shape) != shape:
+        hint = "keep the spatial size (padding) and set the last layer's output channels to this"
+        raise ShapeError(f"{name}'s network returned the wrong shape", expected=shape, got=describe(out), hint=hint)
+
+
+class AdditiveCoupling(VolumePreserving):
+    """(x1, x2) -> (x1, x2 + network(x1)). Undone by a subtraction; volume is kept.
+
+    Args:
+        network: Any module, of any architecture; it maps the source stream to the target stream's shape. With a
+            context it is called as `network(source, context)`.
+        target: Which stream is changed: "second" (as above) or "first": (x1 + network(x2), x2).
+        sizes: Sizes of the two streams; None parts the channels in halves.
+        dim: The dimension that is parted.
+        takes_context: Whether the network takes a context.
+
+    Raises:
+        ConfigError: If an argument is out of range.
+        DtypeError: If the network is no module; when called: if its dtype or device is not the input's.
+        ShapeError: When called: if the network's output does not fit.
+
+    Source: Dinh et al. 2015 (NICE), section 3.2; Gomez et al. 2017 (RevNet), equation 6.
+
+    Example:
+        >>> coupling = AdditiveCoupling(nn.Linear(2, 2))
+        >>> x = torch.randn(3, 4)
+        >>> torch.allclose(coupling.inverse(coupling(x)), x, atol=1e-6)
+        True
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        target: Target = "second",
+        sizes: tuple[int, int] | None = None,
+        dim: int = 1,
+        takes_context: bool = False,
+    ) -> None:
+        super().__init__()
+        self.split_in = self.split_out = Split(sizes, dim)
+        self._roles = _Roles(network, target, self.split_in)
+        self.network, self.takes_context = network, takes_context
+
+    def _forward(self, x: Streams, context: Any) -> Streams:
+        source, target = self._roles.read(x)
+        return self._roles.write(source, target + self._shift(source, target, context))
+
+    def _inverse(self, y: Streams, context: Any) -> Streams:
+        source, target = self._roles.read(y)
+        return self._roles.write(source, target - self._shift(source, target, context))
+
+    def _shift(self, source: Tensor, target: Tensor, context: Any) -> Tensor:
+        shift = _run(self.network, source, context, "AdditiveCoupling")
+        _check_output(shift, tuple(target.shape), "AdditiveCoupling")
+        return shift
+
+
+class AffineCoupling(Bijection):
+    """(x1, x2) -> (x1, x2 * exp(s) + t), where network(x1) gives t and the raw log-scale, stacked along `dim`.
+
+    By default s = b tanh(raw / b) with b = `scale_bound`: no step multiplies anything by more than e^b, so that
+    neither direction explodes. Log-determinant: the sum of s.
+
+    Args:
+        network: Any module that maps the source stream to twice the target stream's channels: shift first, then
+            raw log-scale. With a context it is called as `network(source, context)`.
+        target: Which stream is changed, "second" or "first".
+        sizes: Sizes of the two streams; None parts the channels in halves.
+        dim: The dimension that is parted.
+        scale_bound: b, in nats per element; None leaves the log-scale as it comes.
+        takes_context: Whether the network takes a context.
+
+    Raises:
+        ConfigError: If an argument is out of range.
+        DtypeError: If the network is no module; when called: if its dtype or device is not the input's.
+        ShapeError: When called: if the network's output does not fit.
+
+    Source: Dinh et al. 2017 (RealNVP), equations 7 and 8.
+
+    Example:
+        >>> coupling = AffineCoupling(nn.Linear(2, 4))
+        >>> y, logdet = coupling.forward_with_logdet(torch.randn(3, 4))
+        >>> x, back = coupling.inverse_with_logdet(y)
+        >>> logdet.shape, torch.allclose(logdet, -back)
+        (torch.Size([3]), True)
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        target: Target = "second",
+        sizes: tuple[int, int] | None = None,
+        dim: int = 1,
+        scale_bound: float | None = 2.0,
+        takes_context: bool = False,
+    ) -> None:
+        super().__init__()
+        if scale_bound is not None and not scale_bound > 0:
+            raise ConfigError("AffineCoupling has a bad scale_bound", expected="a number > 0 or None", got=scale_bound)
+        self.split_in = self.split_out = Split(sizes, dim)
+        self._roles = _Roles(network, target, self.split_in)
+        self.network, self.takes_context = network, takes_context
+        self.scale_bound = scale_bound
+
+    def _forward(self, x: Streams, context: Any) -> Streams:
+        return self._forward_with_scale(x, context)[0]
+
+    def _inverse(self, y: Streams, context: Any) -> Streams:
+        return self._inverse_with_scale(y, context)[0]
+
+    def _forward_with_logdet(self, x: Streams, context: Any) -> tuple[Streams, Tensor]:
+        y, log_scale = self._forward_with_scale(x, context)
+        return y, _sum_events(log_scale)
+
+    def _inverse_with_logdet(self, y: Streams, context: Any) -> tuple[Streams, Tensor]:
+        x, log_scale = self._inverse_with_scale(y, context)
+        return x, -_sum_events(log_scale)
+
+    def _forward_with_scale(self, x: Streams, context: Any) -> tuple[Streams, Tensor]:
+        source, target = self._roles.read(x)
+        shift, log_scale = self._shift_and_scale(source, target, context)
+        return self._roles.write(source, target * log_scale.exp() + shift), log_scale
+
+    def _inverse_with_scale(self, y: Streams, context: Any) -> tuple[Streams, Tensor]:
+        source, target = self._roles.read(y)
+        shift, log_scale = self._shift_and_scale(source, target, context)
+        return self._roles.write(source, (target - shift) * (-log_scale).exp()), log_scale
+
+    def _shift_and_scale(self, source: Tensor, target: Tensor, context: Any) -> tuple[Tensor, Tensor]:
+        dim = self.split_in.dim
+        out = _run(self.network, source, context, "AffineCoupling")
+        shape = list(target.shape)
+        shape[dim] *= 2
+        _check_output(out, tuple(shape), "AffineCoupling")
+        shift, raw = out.chunk(2, dim=dim)
+        return shift, raw if self.scale_bound is None else self.scale_bound * torch.tanh(raw / self.scale_bound)
+
+
+def _sum_events(log_scale: Tensor) -> Tensor:
+    """Sum over all but the batch, in float32 at least: bfloat16 would lose nats."""
+    dtype = torch.promote_types(log_scale.dtype, torch.float32)
+    return log_scale.flatten(1).sum(dim=1, dtype=dtype)
