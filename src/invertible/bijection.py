@@ -68,7 +68,7 @@ class Split:
             expected = f"size {sum(sizes)} in dimension {self.dim}" if self.sizes else "2 channels or more"
             hint = "pad with InjectivePad or squeeze with Squeeze first, or pass sizes=..."
             raise ShapeError("cannot part the tensor into streams", expected=expected, got=describe(x), hint=hint)
-        return torch.split(x, sizes, dim=self.dim)
+        return torch.split(x, list(sizes), dim=self.dim)
 
     def merge(self, streams: Streams) -> Tensor:
         """Put streams together again.
@@ -83,7 +83,7 @@ class Split:
 
 
 def _convert(state: State, source: Split | None, target: Split | None) -> State:
-    """Hand a state from a map that leaves it parted as `source` to one that wants it parted as `target`."""
+    # From a map that leaves its state parted as `source` to one that wants it parted as `target`.
     if source == target:
         return state
     whole = source.merge(cast(Streams, state)) if source else cast(Tensor, state)
@@ -272,7 +272,7 @@ class Chain(Bijection):
         super().__init__()
         for i, bijection in enumerate(bijections):
             if not isinstance(bijection, Bijection):
-                hint = "wrap a network in a coupling, e.g. AdditiveCoupling(network); several members are several arguments"
+                hint = "wrap a network in a coupling, e.g. AdditiveCoupling(network); unpack lists: Chain(*members)"
                 raise DtypeError(f"member {i} of a Chain", expected="a Bijection", got=describe(bijection), hint=hint)
             self.add_module(str(i), bijection)
         self.takes_context = any(b.takes_context for b in bijections)

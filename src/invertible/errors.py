@@ -40,6 +40,10 @@ class ContextError(InvertibleError, TypeError):
     """A context is missing where one is needed, or given where none is used."""
 
 
+class RangeError(InvertibleError, ValueError):
+    """A value lies outside the range it must lie in."""
+
+
 class NonFiniteError(InvertibleError, ValueError):
     """NaN or infinity in data, activations or a loss."""
 

@@ -25,15 +25,13 @@ class _Roles:
             raise ConfigError("a coupling has a bad target", expected="'first' or 'second'", got=repr(target))
         if split.n_streams != 2:
             raise ConfigError("a coupling works on two streams", expected="2 sizes", got=split.sizes)
-        self.second = target == "second"
+        self.second, self.dim = target == "second", split.dim
 
-    def read(self, streams: Streams) -> tuple[Tensor, Tensor]:
-        """(source, target)."""
+    def read(self, streams: Streams) -> tuple[Tensor, Tensor]:  # (source, target)
         first, second = streams
         return (first, second) if self.second else (second, first)
 
-    def write(self, source: Tensor, target: Tensor) -> Streams:
-        """(first, second)."""
+    def write(self, source: Tensor, target: Tensor) -> Streams:  # (first, second)
         return (source, target) if self.second else (target, source)
 
 
@@ -84,8 +82,8 @@ class AdditiveCoupling(VolumePreserving):
         takes_context: bool = False,
     ) -> None:
         super().__init__()
-        self.split_in = self.split_out = Split(sizes, dim)
-        self._roles = _Roles(network, target, self.split_in)
+        split = self.split_in = self.split_out = Split(sizes, dim)
+        self._roles = _Roles(network, target, split)
         self.network, self.takes_context = network, takes_context
 
     def _forward(self, x: Streams, context: Any) -> Streams:
@@ -144,8 +142,8 @@ class AffineCoupling(Bijection):
         super().__init__()
         if scale_bound is not None and not scale_bound > 0:
             raise ConfigError("AffineCoupling has a bad scale_bound", expected="a number > 0 or None", got=scale_bound)
-        self.split_in = self.split_out = Split(sizes, dim)
-        self._roles = _Roles(network, target, self.split_in)
+        split = self.split_in = self.split_out = Split(sizes, dim)
+        self._roles = _Roles(network, target, split)
         self.network, self.takes_context = network, takes_context
         self.scale_bound = scale_bound
 
@@ -174,7 +172,7 @@ class AffineCoupling(Bijection):
         return self._roles.write(source, (target - shift) * (-log_scale).exp()), log_scale
 
     def _shift_and_scale(self, source: Tensor, target: Tensor, context: Any) -> tuple[Tensor, Tensor]:
-        dim = self.split_in.dim
+        dim = self._roles.dim
         out = _run(self.network, source, context, "AffineCoupling")
         shape = list(target.shape)
         shape[dim] *= 2
@@ -184,6 +182,6 @@ class AffineCoupling(Bijection):
 
 
 def _sum_events(log_scale: Tensor) -> Tensor:
-    """Sum over all but the batch, in float32 at least: bfloat16 would lose nats."""
+    # In float32 at least: bfloat16 would lose nats.
     dtype = torch.promote_types(log_scale.dtype, torch.float32)
     return log_scale.flatten(1).sum(dim=1, dtype=dtype)

@@ -19,6 +19,7 @@ from invertible.errors import ConfigError
 from invertible.layers import InjectivePad, Squeeze
 from invertible.models.classifier import Classifier, PoolingHead
 
+
 @dataclass(frozen=True)
 class _Stage:
     n_blocks: int
@@ -135,7 +136,7 @@ def irevnet_a(n_classes: int = 1000) -> Classifier:
 
 
 def irevnet_digits(n_classes: int = 10) -> Classifier:
-    """A small injective network for the 8x8 digits: 8 blocks.
+    """A small bijective network for the 8x8 digits: 8 blocks, 64 numbers all the way.
 
     Args:
         n_classes: Number of logits.
@@ -143,7 +144,7 @@ def irevnet_digits(n_classes: int = 10) -> Classifier:
     Returns:
         The classifier, for images of shape (1, 8, 8).
     """
-    return irevnet((1, 8, 8), n_classes, (4, 4), (1, 2), (16, 64), init_squeeze=2, dropout=0.0)
+    return irevnet((1, 8, 8), n_classes, (4, 4), (2, 2), None, (32, 64), init_squeeze=2, dropout=0.0)
 
 
 def irevnet_fashion_mnist(n_classes: int = 10) -> Classifier:
@@ -222,7 +223,7 @@ def _convolution(n_in: int, n_out: int, size: int, stride: int = 1) -> nn.Module
 
 
 def _residual_3x3(n_in: int, stage: _Stage, stride: int, is_first: bool, dropout: float) -> nn.Module:
-    """F of the released code. The network's first F starts without BatchNorm and ReLU."""
+    # F of the released code; the network's first F starts without BatchNorm and ReLU.
     first = [] if is_first else _activation(n_in)
     return nn.Sequential(
         *first,
@@ -236,7 +237,7 @@ def _residual_3x3(n_in: int, stage: _Stage, stride: int, is_first: bool, dropout
 
 
 def _residual_1x1(n_in: int, stage: _Stage, stride: int, is_first: bool) -> nn.Module:
-    """F of the network (a): 1x1, 3x3 with the stride, 1x1."""
+    # F of the network (a): 1x1, 3x3 with the stride, 1x1.
     return nn.Sequential(
         *_activation(n_in),
         _convolution(n_in, stage.hidden, 1),

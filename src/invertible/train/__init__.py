@@ -1,0 +1,30 @@
+"""Training: recipes, the loop, checkpoints, evaluation. The only part that uses accelerate; import it by name."""
+
+from invertible.train.assess import assess
+from invertible.train.evaluate import evaluate_classifier, evaluate_reconstruction
+from invertible.train.loop import FitOptions, InterruptedRun, Trainer
+from invertible.train.objective import Classification
+from invertible.train.read_recipe import read_recipe, recipe_names
+from invertible.train.recipe import Recipe
+from invertible.train.reconstruct import reconstruct_file, reconstruct_images
+from invertible.train.run import Run, load_run
+from invertible.train.train import resume, train
+
+__all__ = [
+    "Classification",
+    "FitOptions",
+    "InterruptedRun",
+    "Recipe",
+    "Run",
+    "Trainer",
+    "assess",
+    "evaluate_classifier",
+    "evaluate_reconstruction",
+    "load_run",
+    "read_recipe",
+    "recipe_names",
+    "reconstruct_file",
+    "reconstruct_images",
+    "resume",
+    "train",
+]

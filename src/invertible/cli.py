@@ -1,0 +1,219 @@
+"""The command line: parse, call the library, print. Our own errors come without a traceback, exit code 2."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from invertible.errors import InvertibleError
+
+if TYPE_CHECKING:
+    pass
+
+DESCRIPTION = "Deep networks that lose nothing: train them, evaluate them, get your input back."
+EPILOG = """examples:
+  invertible demo                                        the main job on real data, in a minute
+  invertible recipes                                     what can be trained
+  invertible train irevnet/digits --training.epochs 5    a recipe with an override
+  invertible train my_recipe.yaml --out runs/mine        a recipe of your own
+  invertible resume runs/mine                            go on after Ctrl-C or a crash
+  invertible evaluate runs/demo                          accuracy and reconstruction error
+  invertible reconstruct runs/demo --image cat.png       a picture from its representation
+
+`invertible COMMAND --help` tells more. INVERTIBLE_TRACEBACK=1 shows where an error came from."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command.
+
+    Args:
+        arguments: As on the command line; None takes them from there.
+
+    Returns:
+        Exit code: 0 done, 2 a mistake that the message explains, 130 stopped by Ctrl-C.
+
+    Raises:
+        InvertibleError: Instead of exit code 2 if INVERTIBLE_TRACEBACK is set.
+    """
+    parser = _parser()
+    options, rest = parser.parse_known_args(arguments)
+    if rest and options.command != "train":
+        parser.error(f"unknown arguments: {' '.join(rest)} (see `invertible {options.command} --help`)")
+    try:
+        options.run(options, rest)
+    except InvertibleError as error:
+        if os.environ.get("INVERTIBLE_TRACEBACK"):
+            raise
+        _print(f"error: {error}", is_error=True)
+        return 2
+    except KeyboardInterrupt:
+        _print("stopped", is_error=True)
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    style = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser("invertible", description=DESCRIPTION, epilog=EPILOG, formatter_class=style)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def add(name: str, run: Callable[..., None], text: str, add_help: bool = True) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=text, description=text, formatter_class=style, add_help=add_help)
+        command.set_defaults(run=run)
+        return command
+
+    demo = add("demo", _demo, "train an i-RevNet on the 8x8 digits and reconstruct every test image")
+    demo.add_argument("--out", type=Path, default=Path("runs/demo"), help="folder to write to (default: %(default)s)")
+    _add_train(add("train", _train, "train a recipe; any key of it can be overridden: --optimizer.lr 0.05", False))
+    resume = add("resume", _resume, "go on with a run that was stopped; it ends with the same weights")
+    resume.add_argument("folder", type=Path, metavar="RUN", help="the folder of a run")
+    _add_run(add("evaluate", _evaluate, "accuracy and reconstruction error of a run on its test images"))
+    reconstruct = add("reconstruct", _reconstruct, "reconstruct images from the last representation; writes a picture")
+    _add_run(reconstruct)
+    reconstruct.add_argument("--image", type=Path, help="any picture of yours; default: the test images")
+    reconstruct.add_argument("--out", type=Path, help="the PNG to write (default: RUN/reconstruction.png)")
+    add("recipes", _recipes, "list the recipes that ship with the library")
+    return parser
+
+
+def _add_train(command: argparse.ArgumentParser) -> None:
+    command.add_argument("recipe", metavar="RECIPE", help="a name from `invertible recipes`, or a YAML file")
+    command.add_argument("--out", type=Path, help="folder to write to (default: runs/RECIPE)")
+    command.add_argument("--overwrite", action="store_true", help="replace a run that is in that folder already")
+    command.add_argument("--data-dir", help="where data files already on disk lie")
+    command.add_argument("-h", "--help", action=_RecipeHelp, nargs=0, help="this text, with every key of a recipe")
+
+
+class _RecipeHelp(argparse.Action):
+    """Help of `train`: its own options, then every key of a recipe (found only when asked for: it takes a moment)."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        from invertible.train.read_recipe import recipe_parser
+
+        keys = recipe_parser().format_help().split("\n\n", 1)[-1]
+        _print(f"{parser.format_help()}\nEvery key of a recipe can be overridden; in a YAML file they nest.\n\n{keys}")
+        parser.exit()
+
+
+def _add_run(command: argparse.ArgumentParser) -> None:
+    command.add_argument("folder", type=Path, metavar="RUN", help="the folder of a run")
+    command.add_argument("--data-dir", help="where data files already on disk lie")
+    text = "float64 measures the map itself, float32 (default) includes rounding"
+    command.add_argument("--dtype", choices=["float32", "float64"], default="float32", help=text)
+
+
+def _demo(options: argparse.Namespace, rest: list[str]) -> None:
+    from invertible.train import read_recipe, train
+
+    metrics = train(read_recipe("irevnet/digits"), options.out, overwrite=True)
+    _report(metrics, options.out)
+
+
+def _train(options: argparse.Namespace, rest: list[str]) -> None:
+    from invertible.train import InterruptedRun, read_recipe, train
+
+    overrides = [*rest, "--data.data_dir", options.data_dir] if options.data_dir else rest
+    recipe = read_recipe(options.recipe, overrides)
+    folder = options.out or Path("runs") / Path(options.recipe).with_suffix("").as_posix().strip("./").replace("/", "-")
+    try:
+        _report(train(recipe, folder, overwrite=options.overwrite), folder)
+    except InterruptedRun:
+        _say_resume(folder)
+        raise
+
+
+def _resume(options: argparse.Namespace, rest: list[str]) -> None:
+    from invertible.train import InterruptedRun, resume
+
+    try:
+        _report(resume(options.folder), options.folder)
+    except InterruptedRun:
+        _say_resume(options.folder)
+        raise
+
+
+def _say_resume(folder: Path) -> None:
+    _print(f"Saved. Go on with:  invertible resume {folder}", is_error=True)
+
+
+def _evaluate(options: argparse.Namespace, rest: list[str]) -> None:
+    from invertible.train import assess, load_run
+
+    run = load_run(options.folder, dtype=options.dtype)
+    _table(assess(run, run.test_images(options.data_dir)), f"{options.folder} on its test images")
+
+
+def _reconstruct(options: argparse.Namespace, rest: list[str]) -> None:
+    from invertible.train import load_run, reconstruct_file, reconstruct_images
+
+    run = load_run(options.folder, dtype=options.dtype)
+    path = options.out or options.folder / "reconstruction.png"
+    if options.image is None:
+        figures, note = reconstruct_images(run, run.test_images(options.data_dir), path), None
+    else:
+        figures, note = reconstruct_file(run, options.image, path)
+    if note:
+        _print(f"note: the picture was {note}")
+    _table(figures, "reconstruction error, in units of the pixel range")
+    _print(f"picture: {path}")
+
+
+def _recipes(options: argparse.Namespace, rest: list[str]) -> None:
+    from rich.table import Table
+
+    from invertible.train import read_recipe, recipe_names
+
+    table = Table("recipe", "what", "data", "epochs")
+    for name in recipe_names():
+        recipe = read_recipe(name)
+        table.add_row(name, recipe.title, recipe.data.name, str(recipe.training.epochs))
+    _print(table)
+
+
+def _report(metrics: dict[str, Any], folder: Path) -> None:
+    if not metrics:  # only the main process has them
+        return
+    shown = (
+        "test_accuracy",
+        "reconstruction_max_abs_error",
+        "reconstruction_mean_abs_error",
+        "reconstruction_n",
+    )
+    _table({k: metrics[k] for k in (*shown, "n_parameters", "train_seconds") if k in metrics}, str(folder))
+    _print(
+        f"All figures: {folder}/metrics.json   curves: {folder}/curves.png\n"
+        + (f"Originals beside their reconstructions: {folder}/reconstruction.png\n" if shown[1] in metrics else "")
+        + f"Next: invertible evaluate {folder}\n"
+        + (
+            f"      invertible reconstruct {folder} --image PICTURE"
+            if shown[1] in metrics
+            else "      invertible recipes"
+        )
+    )
+
+
+def _table(figures: dict[str, Any], title: str) -> None:
+    from rich.table import Table
+
+    table = Table("figure", "value", title=title, title_justify="left")
+    for name, value in figures.items():
+        table.add_row(
+            name.replace("_", " "),
+            f"{value:.4g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value),
+        )
+    _print(table)
+
+
+def _print(content: object, is_error: bool = False) -> None:
+    from rich.console import Console
+
+    console = Console(stderr=is_error, highlight=False, soft_wrap=isinstance(content, str))
+    console.print(content, markup=False)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,104 @@
+"""What a trained network does on images it has not seen: accuracy, loss, and how exactly it gives them back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from invertible.data import Batches, Normalize
+from invertible.errors import NonFiniteError
+from invertible.models import Classifier
+from invertible.train.objective import Classification
+
+Reduce = Callable[[Tensor], Tensor]
+
+
+@torch.no_grad()
+def evaluate_classifier(
+    model: nn.Module,
+    batches: Batches,
+    reduce: Reduce | None = None,
+    on_step: Callable[[], None] | None = None,
+) -> dict[str, float]:
+    """Accuracy and mean cross-entropy.
+
+    Args:
+        model: A classifier, in the mode it shall be evaluated in (call `eval()`).
+        batches: The images, in evaluation order.
+        reduce: Sums a tensor over all processes; None: there is one.
+        on_step: Called after each batch.
+
+    Returns:
+        "accuracy" (0 to 1) and "loss" (nats).
+
+    Raises:
+        NonFiniteError: If the loss is not finite.
+    """
+    objective = Classification(model)
+    sums = torch.zeros(3, dtype=torch.float64, device=batches.device)
+    dtype = next(model.parameters()).dtype
+    for x, y in batches.epoch(0):
+        loss, metrics = objective(x.to(dtype), y)
+        sums += torch.stack([loss.double(), metrics["accuracy"].double(), sums.new_ones(())]) * len(x)
+        if on_step is not None:
+            on_step()
+    loss, accuracy, n = (reduce(sums) if reduce is not None else sums).tolist()
+    if not loss < float("inf"):
+        hint = "were the weights trained in the same precision?"
+        raise NonFiniteError("the evaluated loss is not finite", got=loss / n, hint=hint)
+    return {"accuracy": accuracy / n, "loss": loss / n}
+
+
+@torch.no_grad()
+def evaluate_reconstruction(
+    model: Classifier, batches: Batches, normalize: Normalize, on_step: Callable[[], None] | None = None
+) -> dict[str, float]:
+    """How exactly images come back from their representation.
+
+    Args:
+        model: The classifier, in eval mode.
+        batches: The images.
+        normalize: What `batches` were normalised with.
+        on_step: Called after each batch.
+
+    Returns:
+        "max_abs_error" and "mean_abs_error" over all pixels, in units of the pixel range (black 0, white 1), and "n".
+    """
+    largest, total, n_pixels, n = 0.0, 0.0, 0, 0
+    dtype = next(model.parameters()).dtype
+    for images, _ in batches.epoch(0):
+        x = images.to(dtype)
+        error = reconstruction_error(x, model.reconstruct(model.representation(x)), normalize)
+        largest, total = max(largest, error.max().item()), total + error.sum(dtype=torch.float64).item()
+        n_pixels, n = n_pixels + error.numel(), n + len(x)
+        if on_step is not None:
+            on_step()
+    return {"max_abs_error": largest, "mean_abs_error": total / n_pixels, "n": n}
+
+
+def reconstruction_error(x: Tensor, reconstruction: Tensor, normalize: Normalize) -> Tensor:
+    """Absolute error per pixel.
+
+    Args:
+        x: Normalised images, shape (batch, channels, height, width).
+        reconstruction: What came back.
+        normalize: The normalisation.
+
+    Returns:
+        Same shape, in units of the pixel range.
+
+    Raises:
+        NonFiniteError: If what came back is not finite.
+
+    Example:
+        >>> normalize = Normalize(mean=(0.5,), std=(0.25,))
+        >>> reconstruction_error(torch.zeros(1, 1, 1, 1), torch.ones(1, 1, 1, 1), normalize).item()
+        0.25
+    """
+    error = (reconstruction - x).abs() * torch.tensor(normalize.std, dtype=x.dtype, device=x.device).view(-1, 1, 1)
+    if not bool(torch.isfinite(error).all()):
+        hint = "the same in float64: if that is finite, rounding explodes in the inverse"
+        raise NonFiniteError("the reconstruction is not finite", got="NaN or infinity", hint=hint)
+    return error

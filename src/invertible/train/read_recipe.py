@@ -1,0 +1,139 @@
+"""Recipes from files: shipped ones by name, own ones by path, both with overrides; typos are errors."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Sequence
+from dataclasses import fields, is_dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from invertible.errors import ConfigError
+from invertible.train.recipe import Recipe
+
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser
+
+
+def recipe_names() -> list[str]:
+    """The recipes that ship with the library.
+
+    Returns:
+        Names such as "irevnet/digits".
+
+    Example:
+        >>> "irevnet/digits" in recipe_names()
+        True
+    """
+    root = Path(str(files("invertible") / "recipes"))
+    return sorted(str(path.relative_to(root).with_suffix("")) for path in root.glob("*/*.yaml"))
+
+
+def read_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe.
+
+    Args:
+        name: A shipped recipe's name or the path of a YAML file.
+        overrides: Like command-line options: `["--optimizer.lr", "0.05"]`.
+
+    Returns:
+        The recipe.
+
+    Raises:
+        ConfigError: If there is no such recipe, a key is unknown or a value does not fit.
+
+    Example:
+        >>> read_recipe("irevnet/digits", ["--training.epochs", "1"]).training.epochs
+        1
+    """
+    from jsonargparse import ArgumentError
+
+    arguments = ["--config", str(_find(str(name))), *overrides]
+    try:
+        parser = recipe_parser()
+        parsed = parser.instantiate(parser.parse_args(arguments))
+    except ArgumentError as error:
+        problem, got, hint = _explain(str(error))
+        raise ConfigError(problem, got=got, hint=hint) from None
+    return Recipe(**{item.name: getattr(parsed, item.name) for item in fields(Recipe)})
+
+
+def recipe_parser() -> ArgumentParser:
+    """The parser of recipes, whose help lists every key.
+
+    Returns:
+        A jsonargparse parser with one option per key.
+    """
+    from jsonargparse import ArgumentParser
+
+    parser = ArgumentParser(prog="invertible train RECIPE", exit_on_error=False, add_help=False)
+    parser.add_argument("--config", action="config", help="a YAML file with any of the keys below")
+    parser.add_class_arguments(Recipe, as_group=False)
+    return parser
+
+
+def write_recipe(recipe: Recipe) -> str:
+    """A recipe as YAML.
+
+    Args:
+        recipe: The recipe.
+
+    Returns:
+        Text that `read_recipe` reads back to an equal recipe.
+    """
+    import yaml
+
+    return yaml.safe_dump(recipe.to_dict(), sort_keys=False, allow_unicode=True)
+
+
+def _find(name: str) -> Path:
+    shipped = Path(str(files("invertible") / "recipes")) / f"{name.removesuffix('.yaml')}.yaml"
+    if Path(name).is_file():
+        return Path(name)
+    if name in recipe_names() and shipped.is_file():
+        return shipped
+    near = nearest(name, recipe_names())
+    hint = f"{near!r}" if near else "`invertible recipes` lists them"
+    raise ConfigError("unknown recipe", expected="a YAML file or a shipped recipe", got=repr(name), hint=hint)
+
+
+def _keys(kind: Any = Recipe, prefix: str = "") -> list[str]:
+    keys = []
+    for item in fields(kind):
+        inner = item.default_factory if is_dataclass(item.default_factory) else None
+        keys.append(prefix + item.name)
+        keys += _keys(inner, f"{prefix}{item.name}.") if inner else []
+    return keys
+
+
+def _explain(text: str) -> tuple[str, str | None, str]:
+    # A parser's complaint in this library's words.
+    unknown = re.search(r"unrecognized arguments: --([\w.]+)|Option '([\w.]+)' is not accepted|Key '([\w.]+)'", text)
+    if unknown is None:
+        return " ".join(text.split()), None, "`invertible train --help` lists keys and values"
+    key = next(group for group in unknown.groups() if group)
+    near = nearest(key, _keys())
+    hint = f"{near!r}" if near else "`invertible train --help` lists the keys"
+    return "unknown key in a recipe or its overrides", repr(key), hint
+
+
+def nearest(word: str, words: Sequence[str]) -> str | None:
+    """What someone who mistyped a word may have meant.
+
+    Args:
+        word: What was typed.
+        words: What there is.
+
+    Returns:
+        The most similar one, or None if none is similar.
+
+    Example:
+        >>> nearest("optimzer.lr", ["optimizer.lr", "training.seed"])
+        'optimizer.lr'
+    """
+    tails = {name.rsplit(".", 1)[-1]: name for name in reversed(words)}
+    close = difflib.get_close_matches(word, words, n=1, cutoff=0.6)
+    tail = difflib.get_close_matches(word.rsplit(".", 1)[-1], list(tails), n=1, cutoff=0.75)
+    return close[0] if close else tails[tail[0]] if tail else None

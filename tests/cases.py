@@ -1,0 +1,203 @@
+"""One line per bijection: every property in test_properties.py runs over all of them.
+
+To add a layer, add a line: its name, how to build it, the shape of one input (no batch), what is special.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from invertible import Bijection, Chain, Inverse
+from invertible.layers import AdditiveCoupling, AffineCoupling, InjectivePad, Permute, Squeeze
+
+
+@dataclass(frozen=True)
+class Case:
+    """How to build a bijection and feed it.
+
+    build: makes it, with weights from the global random state (`make` seeds that).
+    shape: of one input, without the batch.
+    context: shape of one context; None: it takes none.
+    onto: whether every point of the output space has a preimage.
+    """
+
+    build: Callable[[], Bijection]
+    shape: tuple[int, ...]
+    context: tuple[int, ...] | None = None
+    onto: bool = True
+
+    def make(self, dtype: torch.dtype = torch.float64, seed: int = 0) -> Bijection:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return self.build().to(dtype)
+
+    def x(self, batch: int = 3, dtype: torch.dtype = torch.float64, seed: int = 0) -> Tensor:
+        return _normal((batch, *self.shape), seed).to(dtype)
+
+    def y(self, batch: int = 3, dtype: torch.dtype = torch.float64, seed: int = 0) -> Tensor:
+        """An output: any point if the map is onto, an image otherwise."""
+        with torch.no_grad():
+            image = self.make()(self.x(batch, seed=seed), *self.args(batch))
+        return (_normal(tuple(image.shape), seed + 1) if self.onto else image).to(dtype)
+
+    def args(self, batch: int = 3, dtype: torch.dtype = torch.float64) -> tuple[Tensor, ...]:
+        """What goes into a call after the input: the context, or nothing."""
+        return () if self.context is None else (_normal((batch, *self.context), 2).to(dtype),)
+
+
+def _normal(shape: tuple[int, ...], seed: int) -> Tensor:
+    return torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def mlp(n_in: int, n_out: int) -> nn.Module:
+    """On the last dimension."""
+    return nn.Sequential(nn.Linear(n_in, 4), nn.Tanh(), nn.Linear(4, n_out))
+
+
+def conv(n_in: int, n_out: int, n_dims: int = 2) -> nn.Module:
+    kind = {1: nn.Conv1d, 2: nn.Conv2d}[n_dims]
+    return nn.Sequential(kind(n_in, 3, 3, padding=1), nn.Tanh(), kind(3, n_out, 3, padding=1))
+
+
+class Constant(nn.Module):
+    """The same numbers whatever comes, for each element of the batch or for `n_rows`."""
+
+    def __init__(self, *values: float, n_rows: int | None = None) -> None:
+        super().__init__()
+        self.values, self.n_rows = values, n_rows
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.new_tensor(self.values).expand(self.n_rows or len(x), -1)
+
+
+class WithContext(nn.Module):
+    """A network whose output depends on a vector as well: tanh(network(x) + A context)."""
+
+    def __init__(self, network: nn.Module, n_context: int, n_out: int) -> None:
+        super().__init__()
+        self.network, self.of_context = network, nn.Linear(n_context, n_out)
+
+    def forward(self, x: Tensor, context: Tensor) -> Tensor:
+        h, c = self.network(x), self.of_context(context)
+        return torch.tanh(h + c.reshape(*c.shape, *[1] * (h.ndim - c.ndim)))
+
+
+def add(n_in: int, n_out: int, **kwargs) -> Bijection:
+    return AdditiveCoupling(mlp(n_in, n_out), **kwargs)
+
+
+def affine(n_in: int, n_out: int, **kwargs) -> Bijection:
+    return AffineCoupling(mlp(n_in, 2 * n_out), **kwargs)
+
+
+def add_conv(n_in: int, n_out: int, n_dims: int = 2, **kwargs) -> Bijection:
+    return AdditiveCoupling(conv(n_in, n_out, n_dims), **kwargs)
+
+
+def affine_conv(n_in: int, n_out: int, n_dims: int = 2, **kwargs) -> Bijection:
+    return AffineCoupling(conv(n_in, 2 * n_out, n_dims), **kwargs)
+
+
+def add_given(n: int, network: Callable[[int, int], nn.Module] = mlp) -> Bijection:
+    """Conditional on a vector of 2."""
+    return AdditiveCoupling(WithContext(network(n, n), 2, n), takes_context=True)
+
+
+def affine_given(n: int, network: Callable[[int, int], nn.Module] = mlp) -> Bijection:
+    """Conditional on a vector of 2."""
+    return AffineCoupling(WithContext(network(n, 2 * n), 2, 2 * n), takes_context=True)
+
+
+# Largest error of a round trip, and of a result against the float64 one, for values of order 1.
+# bfloat16 has 8 bits.
+TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 0.1}
+
+
+def assert_close(actual: Tensor, expected: Tensor, tolerance: float | None = None) -> None:
+    tolerance = TOLERANCE[actual.dtype] if tolerance is None else tolerance
+    torch.testing.assert_close(actual.double(), expected.double(), atol=tolerance, rtol=tolerance)
+
+
+class Call(nn.Module):
+    """Makes a method a `forward`, which functional_call, compile and export can reach."""
+
+    def __init__(self, bijection: Bijection, method: str) -> None:
+        super().__init__()
+        self.bijection, self.method = bijection, method
+
+    def forward(self, *args: Tensor) -> Tensor | tuple[Tensor, ...]:
+        return getattr(self.bijection, self.method)(*args)
+
+
+CASES: dict[str, Case] = {
+    "squeeze-1d": Case(lambda: Squeeze(2, n_dims=1), (3, 6)),
+    "squeeze-2d": Case(lambda: Squeeze(2), (3, 4, 6)),
+    "squeeze-3d": Case(lambda: Squeeze(2, n_dims=3), (2, 2, 4, 2)),
+    "squeeze-2x3": Case(lambda: Squeeze((2, 3)), (2, 4, 6)),
+    "squeeze-1x2x3": Case(lambda: Squeeze((1, 2, 3)), (2, 2, 4, 3)),
+    "squeeze-by-1": Case(lambda: Squeeze(1), (2, 3, 3)),
+    "squeeze-offset-1d": Case(lambda: Squeeze(3, n_dims=1, order="offset"), (2, 6)),
+    "squeeze-offset-2d": Case(lambda: Squeeze(2, order="offset"), (3, 4, 6)),
+    "squeeze-offset-2x3": Case(lambda: Squeeze((2, 3), order="offset"), (2, 4, 6)),
+    "squeeze-offset-3d": Case(lambda: Squeeze(2, n_dims=3, order="offset"), (3, 2, 4, 2)),
+    "pad-vector": Case(lambda: InjectivePad(3, 2), (3,), onto=False),
+    "pad-image": Case(lambda: InjectivePad(2, 3), (2, 3, 3), onto=False),
+    "pad-nothing": Case(lambda: InjectivePad(3, 0), (3, 2)),
+    "permute-list": Case(lambda: Permute([2, 0, 3, 1]), (4, 2)),
+    "permute-reverse": Case(lambda: Permute.reverse(5), (5,)),
+    "permute-random": Case(lambda: Permute.random(6, seed=3), (6, 2, 2)),
+    "permute-dim-2": Case(lambda: Permute([1, 2, 0], dim=2), (2, 3)),
+    "additive": Case(lambda: add(3, 3), (6,)),
+    "additive-first": Case(lambda: add(3, 3, target="first"), (6,)),
+    "additive-odd": Case(lambda: add(2, 3), (5,)),
+    "additive-odd-first": Case(lambda: add(3, 2, target="first"), (5,)),
+    "additive-uneven": Case(lambda: add(4, 1, sizes=(4, 1)), (5,)),
+    "additive-dim-2": Case(lambda: add(2, 2, dim=2), (3, 4)),
+    "additive-conv-1d": Case(lambda: add_conv(2, 2, n_dims=1), (4, 5)),
+    "additive-conv-2d": Case(lambda: add_conv(2, 2), (4, 3, 3)),
+    "additive-conv-first": Case(lambda: add_conv(2, 2, target="first"), (4, 3, 3)),
+    "additive-conv-odd": Case(lambda: add_conv(1, 2), (3, 3, 3)),
+    "additive-conv-uneven": Case(lambda: add_conv(3, 1, sizes=(3, 1)), (4, 3, 3)),
+    "additive-context": Case(lambda: add_given(2), (4,), context=(2,)),
+    "additive-conv-context": Case(lambda: add_given(2, conv), (4, 3, 3), context=(2,)),
+    "affine": Case(lambda: affine(3, 3), (6,)),
+    "affine-first": Case(lambda: affine(3, 3, target="first"), (6,)),
+    "affine-odd": Case(lambda: affine(2, 3), (5,)),
+    "affine-odd-first": Case(lambda: affine(3, 2, target="first"), (5,)),
+    "affine-uneven": Case(lambda: affine(4, 1, sizes=(4, 1)), (5,)),
+    "affine-dim-2": Case(lambda: affine(2, 2, dim=2), (3, 4)),
+    "affine-unbounded": Case(lambda: affine(3, 3, scale_bound=None), (6,)),
+    "affine-tight": Case(lambda: affine(3, 3, scale_bound=0.1), (6,)),
+    "affine-conv-1d": Case(lambda: affine_conv(2, 2, n_dims=1), (4, 5)),
+    "affine-conv-2d": Case(lambda: affine_conv(2, 2), (4, 3, 3)),
+    "affine-conv-first": Case(lambda: affine_conv(2, 2, target="first"), (4, 3, 3)),
+    "affine-conv-odd": Case(lambda: affine_conv(1, 2), (3, 3, 3)),
+    "affine-conv-uneven": Case(lambda: affine_conv(3, 1, sizes=(3, 1)), (4, 3, 3)),
+    "affine-conv-unbounded": Case(lambda: affine_conv(2, 2, scale_bound=None), (4, 3, 3)),
+    "affine-context": Case(lambda: affine_given(2), (4,), context=(2,)),
+    "affine-conv-context": Case(lambda: affine_given(2, conv), (4, 3, 3), context=(2,)),
+    "chain-empty": Case(lambda: Chain(), (3, 2)),
+    "chain-of-one": Case(lambda: Chain(affine(2, 2)), (4,)),
+    "chain-same-split": Case(lambda: Chain(add(2, 2), affine(2, 2, target="first"), affine(2, 2)), (4,)),
+    "chain-mixed-splits": Case(lambda: Chain(affine(2, 3), Permute.reverse(5), affine(1, 4, sizes=(1, 4))), (5,)),
+    "chain-mixed-dims": Case(lambda: Chain(affine(2, 2, dim=2), Permute([1, 0]), add(4, 4)), (2, 4)),
+    "chain-stages": Case(lambda: Chain(add_conv(1, 1), Squeeze(2), affine_conv(4, 4), Permute.reverse(8)), (2, 4, 4)),
+    "chain-nested": Case(lambda: Chain(affine(2, 2), Chain(add(2, 2), Chain(affine(2, 2)))), (4,)),
+    "chain-holding-empty": Case(lambda: Chain(affine(2, 2), Chain(), add(2, 2)), (4,)),
+    "chain-context": Case(lambda: Chain(add(2, 2), affine_given(2), Permute.reverse(4), add(2, 2)), (4,), context=(2,)),
+    "chain-context-nested": Case(lambda: Chain(add(2, 2), Chain(affine_given(2), add(2, 2))), (4,), context=(2,)),
+    "chain-pad-last": Case(lambda: Chain(affine(2, 2), InjectivePad(4, 2)), (4,), onto=False),
+    "chain-pad-first": Case(lambda: Chain(InjectivePad(1, 1), Squeeze(2), Permute.reverse(8)), (1, 4, 4), onto=False),
+    "inverse-squeeze": Case(lambda: Inverse(Squeeze((2, 1))), (4, 2, 3)),
+    "inverse-permute": Case(lambda: Inverse(Permute([2, 0, 1])), (3, 2)),
+    "inverse-additive": Case(lambda: Inverse(add(2, 3)), (5,)),
+    "inverse-affine-conv": Case(lambda: Inverse(affine_conv(2, 2)), (4, 3, 3)),
+    "inverse-affine-context": Case(lambda: Inverse(affine_given(2)), (4,), context=(2,)),
+    "inverse-inverse": Case(lambda: Inverse(Inverse(affine(2, 3))), (5,)),
+    "inverse-chain": Case(lambda: Inverse(Chain(affine(2, 2), Permute.reverse(4), add(2, 2))), (4,)),
+    "chain-with-inverse": Case(lambda: Chain(affine(2, 2), Inverse(affine(2, 2)), add(2, 2)), (4,)),
+}
