@@ -96,11 +96,7 @@ def cases() -> list[Case]:
         raise SystemExit("Fashion-MNIST fits in memory")
     label = "fashion-mnist 1x28x28" if FASHION.is_dir() else "random 1x28x28"
     colour = random_images((3, 32, 32), 50000)
-    return [
-        Case(name, data, size)
-        for name, data in ((label, grey), ("random 3x32x32", colour))
-        for size in (64, 256)
-    ]
+    return [Case(name, data, size) for name, data in ((label, grey), ("random 3x32x32", colour)) for size in (64, 256)]
 
 
 def forever(make: Callable[[int], Iterator[Any]]) -> Iterator[Any]:
@@ -154,14 +150,13 @@ def record(case: Case, implementation: str, feed_ms: float, step_ms: float) -> d
     setting = {"data": case.label, "batch_size": case.batch_size, "augment": "crop 4, flip"}
     setting |= {"threads": torch.get_num_threads(), "device": "cpu", "torch": torch.__version__}
     metrics = {"feed_ms": feed_ms, "step_ms": step_ms, "feed_share_of_step": feed_ms / step_ms}
+    metrics["load_average"] = os.getloadavg()[0]  # above the number of cores, the other programs are measured too
     return {"implementation": implementation, "setting": setting, "metrics": metrics}
 
 
 def main() -> None:
     """Run the benchmark."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="fewer rounds: under two minutes on 2 cores")
     parser.add_argument("--json", type=Path, help="write the records to this file")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="threads of torch")
@@ -182,7 +177,7 @@ def summary(case: Case, ours: dict[str, float], plain: dict[str, float]) -> str:
         f"{case.label}, batch {case.batch_size}: invertible {ours['feed_ms']:.2f} ms a batch"
         f" ({100 * ours['feed_share_of_step']:.2f} % of a {ours['step_ms']:.0f} ms training step),"
         f" plain {plain['feed_ms']:.2f} ms ({100 * plain['feed_share_of_step']:.1f} %):"
-        f" {plain['feed_ms'] / ours['feed_ms']:.0f} times less"
+        f" {plain['feed_ms'] / ours['feed_ms']:.1f} times less"
     )
 
 

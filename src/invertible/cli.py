@@ -175,7 +175,7 @@ def _recipes(options: argparse.Namespace, rest: list[str]) -> None:
 
 
 def _report(metrics: dict[str, Any], folder: Path) -> None:
-    if not metrics:  # only the main process has them
+    if os.environ.get("RANK", "0") != "0":  # under torchrun one process prints
         return
     shown = (
         "test_accuracy",

@@ -104,9 +104,9 @@ def test_log_determinant_is_zero():
 
 def test_jacobian_of_a_bijective_network_has_determinant_one():
     torch.manual_seed(0)
-    net = trained_a_little(irevnet((1, 4, 4), 2, (1, 2), (2, 2), None, hidden=(3, 3)), torch.float64)
-    x = torch.randn(1, 1, 4, 4, dtype=torch.float64)
-    jacobian = torch.autograd.functional.jacobian(lambda v: net.body(v).flatten(), x).reshape(16, 16)
+    net = trained_a_little(irevnet((2, 4, 4), 2, (1, 2), (2, 2), None, (3, 3)), torch.float64)
+    x = torch.randn(1, 2, 4, 4, dtype=torch.float64)
+    jacobian = torch.autograd.functional.jacobian(lambda v: net.body(v).flatten(), x).reshape(32, 32)
     torch.testing.assert_close(torch.linalg.slogdet(jacobian).logabsdet.item(), 0.0, atol=1e-9, rtol=0)
 
 
@@ -158,8 +158,8 @@ def test_first_residual_has_no_activation_and_batchnorm_momenta_are_the_released
 
 def test_dropout_is_active_in_training_only():
     torch.manual_seed(0)
-    net = trained_a_little(irevnet((1, 8, 8), 10, (2,), (2,), None, hidden=(16,), dropout=0.5), torch.float64)
-    x = torch.randn(4, 1, 8, 8, dtype=torch.float64)
+    net = trained_a_little(irevnet((2, 8, 8), 10, (2,), (2,), None, (16,), dropout=0.5), torch.float64)
+    x = torch.randn(4, 2, 8, 8, dtype=torch.float64)
     assert torch.equal(net(x), net(x))
     for module in net.modules():
         if isinstance(module, nn.Dropout):
@@ -168,8 +168,8 @@ def test_dropout_is_active_in_training_only():
 
 
 def test_lists_and_other_image_shapes():
-    net = irevnet((5, 12, 20), 3, [1, 1], [2, 2], None, hidden=[4, 4]).eval()
-    assert net.representation(torch.rand(1, 5, 12, 20)).shape == (1, 80, 3, 5)
+    net = irevnet((6, 12, 20), 3, [1, 1], [2, 2], None, hidden=[4, 4]).eval()
+    assert net.representation(torch.rand(1, 6, 12, 20)).shape == (1, 96, 3, 5)
 
 
 def test_odd_number_of_channels_without_padding_is_padded_to_an_even_one():
@@ -177,6 +177,15 @@ def test_odd_number_of_channels_without_padding_is_padded_to_an_even_one():
     x = torch.randn(2, 3, 8, 8, dtype=torch.float64)
     assert net.representation(x).shape == (2, 4, 8, 8)
     torch.testing.assert_close(net.reconstruct(net.representation(x)), x, atol=1e-9, rtol=0)
+
+
+def test_first_residual_of_the_cifar_network_sees_only_padding():
+    """Three channels padded to 32 leave nothing but zeros in the second stream, so F of the first block stays idle."""
+    torch.manual_seed(0)
+    net = irevnet((3, 8, 8), 10, (2, 1), (1, 2), (16, 64), dropout=0.0).train()
+    net(torch.randn(8, 3, 8, 8)).square().sum().backward()
+    idle = {name for name, p in net.named_parameters() if not p.grad.abs().sum() > 0}
+    assert idle == {name for name, _ in net.named_parameters() if name.startswith("body.1.")}
 
 
 def test_deepcopy_of_the_body_still_inverts():
@@ -193,7 +202,6 @@ def test_deepcopy_of_the_body_still_inverts():
     [
         ({"in_shape": (3, 30, 32)}, "multiples of 4"),
         ({"in_shape": (3, 32, 33)}, "multiples of 4"),
-        ({"in_shape": (32, 32)}, "in_shape"),
         ({"n_blocks": (18, 18)}, "one entry per stage"),
         ({"hidden": (4,)}, "one entry per stage"),
         ({"n_blocks": (), "strides": (), "channels": ()}, "one entry per stage"),
@@ -213,6 +221,12 @@ def test_impossible_networks_are_refused(arguments, says):
 def test_stage_that_would_drop_channels_is_refused():
     with pytest.raises(ConfigError, match="does not fit"):
         irevnet((8, 8, 8), 2, (1,), (1,), (3,), hidden=(2,))
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_image_shape_without_channels_is_refused():
+    with pytest.raises(ConfigError, match="channels, height, width"):
+        irevnet((32, 32))
 
 
 def test_odd_number_of_channels_before_a_stride_is_refused():

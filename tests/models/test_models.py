@@ -12,8 +12,8 @@ from invertible.models import irevnet, resnet, revnet
 IN_SHAPE, N_CLASSES = (3, 16, 12), 5
 STAGES = {"n_blocks": (2, 2), "strides": (1, 2)}
 CASES = {
-    "irevnet-bijective": lambda: irevnet(IN_SHAPE, N_CLASSES, (1, 2), (2, 2), None, init_squeeze=1, hidden=(4, 6)),
-    "irevnet-injective": lambda: irevnet(IN_SHAPE, N_CLASSES, (2, 2), (1, 2), (8, 32)),
+    "irevnet-bijective": lambda: irevnet(IN_SHAPE, N_CLASSES, (1, 2), (1, 2), None, init_squeeze=2),
+    "irevnet-injective": lambda: irevnet(IN_SHAPE, N_CLASSES, (2, 2), (1, 2), (2, 8), (4, 4)),
     "resnet-basic": lambda: resnet(IN_SHAPE, N_CLASSES, channels=(8, 12), **STAGES),
     "resnet-imagenet": lambda: resnet(IN_SHAPE, N_CLASSES, channels=(4, 8), block="bottleneck", stem="imagenet",
                                       shortcut="projection", **STAGES),
@@ -106,6 +106,7 @@ def test_double_precision_all_through(model):
     ],
     ids=["channels", "no batch", "HWC", "transposed", "uint8", "float64", "list", "NaN"],
 )
+@pytest.mark.usefixtures("unchecked")
 def test_unfit_input_is_refused_with_a_hint(model, x, error, says):
     with pytest.raises(error, match=says):
         model.eval()(x)

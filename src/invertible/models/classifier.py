@@ -52,7 +52,7 @@ class Classifier(nn.Module):
         """Logits.
 
         Args:
-            x: Shape (batch, *in_shape).
+            x: The batch, then `in_shape`.
 
         Returns:
             Shape (batch, n_classes).
@@ -63,7 +63,7 @@ class Classifier(nn.Module):
         """What the body makes of x, the last place where nothing is lost.
 
         Args:
-            x: Shape (batch, *in_shape).
+            x: The batch, then `in_shape`.
 
         Returns:
             The representation, shape (batch, ...), with as many numbers as x or more.
@@ -78,7 +78,7 @@ class Classifier(nn.Module):
             representation: As `representation` returns it.
 
         Returns:
-            Shape (batch, *in_shape).
+            The batch, then `in_shape`.
         """
         check_input(representation, self, None)
         x = self.body.inverse(representation)

@@ -65,7 +65,7 @@ def build(name: str, **arguments: object) -> nn.Module:
     accepted = {argument: hints[argument] for argument in inspect.signature(function).parameters}
     for argument, value in arguments.items():
         _check_argument(name, argument, value, accepted)
-    return function(**{argument: _frozen(value) for argument, value in arguments.items()})
+    return function(**{argument: _convert(value, accepted[argument]) for argument, value in arguments.items()})
 
 
 def _check_argument(name: str, argument: str, value: object, accepted: Mapping[str, Any]) -> None:
@@ -106,5 +106,7 @@ def _fit_all(values: Sequence[object], hints: tuple[Any, ...]) -> bool:
     return len(values) == len(kinds) and all(_fits(v, kind) for v, kind in zip(values, kinds, strict=True))
 
 
-def _frozen(value: object) -> object:
-    return tuple(_frozen(v) for v in value) if isinstance(value, list) else value
+def _convert(value: Any, hint: Any) -> object:
+    if hint is float:
+        return float(value)
+    return tuple(value) if isinstance(value, list) else value

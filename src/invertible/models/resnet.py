@@ -48,7 +48,7 @@ class ResNet(nn.Module):
         """Logits.
 
         Args:
-            x: Shape (batch, *in_shape).
+            x: The batch, then `in_shape`.
 
         Returns:
             Shape (batch, n_classes).

@@ -72,7 +72,7 @@ class RevNet(nn.Module):
         """Logits.
 
         Args:
-            x: Shape (batch, *in_shape).
+            x: The batch, then `in_shape`.
 
         Returns:
             Shape (batch, n_classes).

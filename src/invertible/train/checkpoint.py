@@ -64,7 +64,7 @@ def save_checkpoint(
     target = folder / FOLDER / f"state-{progress.step:09d}.safetensors"
     write_tensors(target, tensors)
     write_json(folder / FOLDER / "state.json", asdict(progress) | {"tensors": target.name})
-    for old in target.parent.glob("state-*.safetensors"):
+    for old in target.parent.glob("*state-*.safetensors"):  # and what a killed process left half-written
         if old != target:
             old.unlink(missing_ok=True)
 

@@ -87,10 +87,18 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
         tensors: What to write; shared memory is written once per name.
         metadata: Texts for the file's header.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     copies = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    write_atomically(path, lambda temporary: save_file(copies, temporary, dict(metadata or {})))
+
+    def write(temporary: Path) -> None:
+        try:
+            save_file(copies, temporary, dict(metadata or {}))
+        except SafetensorError as error:  # what a full disk becomes
+            raise OSError(str(error)) from error
+
+    write_atomically(path, write)
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

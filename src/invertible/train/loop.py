@@ -18,7 +18,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from invertible.data import Batches
 from invertible.data.steps import seeded_generator
-from invertible.errors import NonFiniteError
+from invertible.errors import ConfigError, NonFiniteError
 from invertible.train.checkpoint import (
     Progress,
     check_weights,
@@ -76,9 +76,16 @@ def make_accelerator(training: TrainingConfig) -> Accelerator:
 
     Returns:
         A fresh accelerator; DDP is set up if torchrun or `accelerate launch` started the process.
+
+    Raises:
+        ConfigError: If float16 is asked for on a CPU.
     """
+    # Unless it is told `cpu`, accelerate lets every process of a CPU-only machine train on its own.
+    on_cpu = training.device == "cpu" or not torch.accelerator.is_available()
+    if on_cpu and training.precision == "float16":
+        raise ConfigError("training.precision does not fit the CPU", expected="float32 or bfloat16", got="float16")
     AcceleratorState._reset_state()  # accelerate refuses a second precision in one process otherwise
-    return Accelerator(cpu=training.device == "cpu", mixed_precision=PRECISIONS[training.precision])
+    return Accelerator(cpu=on_cpu, mixed_precision=PRECISIONS[training.precision])
 
 
 class Trainer:
@@ -218,6 +225,7 @@ class Trainer:
         row = {"epoch": epoch + 1, "step": self.progress.step, "lr": self.raw_optimizer.param_groups[0]["lr"]}
         row |= {f"train_{name}": value for name, value in self._global_means().items()}
         model = self.kept_model.eval()
+        check_weights(dict(model.state_dict()), self.progress.step)
         row |= evaluate(model)
         self.progress.seconds += time.monotonic() - began
         row["seconds"] = round(self.progress.seconds, 3)
@@ -225,7 +233,6 @@ class Trainer:
         self.progress.sums = {}
         is_best = self._is_best(row)
         if self.accelerator.is_main_process:
-            check_weights(dict(model.state_dict()), self.progress.step)
             keep(model, row, is_best)
             log.epoch(self.progress.history)
         self._save()

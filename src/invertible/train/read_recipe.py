@@ -110,6 +110,7 @@ def _keys(kind: Any = Recipe, prefix: str = "") -> list[str]:
 
 def _explain(text: str) -> tuple[str, str | None, str]:
     # A parser's complaint in this library's words.
+    text = re.sub(r"Group '([\w.]+)' does not accept option '([\w.]+)'", r"Key '\1.\2'", text)
     unknown = re.search(r"unrecognized arguments: --([\w.]+)|Option '([\w.]+)' is not accepted|Key '([\w.]+)'", text)
     if unknown is None:
         return " ".join(text.split()), None, "`invertible train --help` lists keys and values"

@@ -30,6 +30,8 @@ from invertible.train.run import (
     EVALUATION_BATCH,
     METRICS,
     RECIPE,
+    RECORD,
+    WEIGHTS,
     build_model,
     check_is_run,
     load_run,
@@ -84,7 +86,8 @@ def resume(folder: str | Path, *, quiet: bool = False) -> dict[str, Any]:
 
 
 def _clear(folder: Path) -> None:
-    for old in [folder / METRICS, *folder.glob(f"{FOLDER}/state*")]:
+    # Weights of the run before, under the recipe of this one, would pass for its own.
+    for old in [*(folder / name for name in (METRICS, WEIGHTS, RECORD)), *folder.glob(f"{FOLDER}/*state*")]:
         old.unlink(missing_ok=True)
 
 
