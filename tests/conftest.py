@@ -13,7 +13,7 @@ import jaxtyping
 import numpy as np
 import pytest
 import torch
-from beartype import beartype
+from beartype import BeartypeConf, beartype
 from beartype.roar import BeartypeDecorHintException
 
 UNCHECKED: list[str] = []
@@ -23,7 +23,8 @@ UNCHECKED: list[str] = []
 def checked(function: Callable) -> Callable:
     """What jaxtyping's import hook puts round every function of the package."""
     try:
-        return beartype(function)
+        # An int may stand for a float, as PEP 484 and the type checkers have it.
+        return beartype(function, conf=BeartypeConf(is_pep484_tower=True))
     except BeartypeDecorHintException:
         UNCHECKED.append(f"{function.__module__}.{function.__qualname__}")
         return function

@@ -54,6 +54,7 @@ def test_errors_travel_between_processes(kind: type[InvertibleError], again: Cal
         ("ShapeError", ValueError),
         ("DtypeError", TypeError),
         ("ContextError", TypeError),
+        ("RangeError", ValueError),
         ("NonFiniteError", ValueError),
         ("NotInImageError", ValueError),
         ("ConvergenceError", RuntimeError),

@@ -89,6 +89,7 @@ def test_misspelt_argument_suggests_the_nearest_and_lists_all():
         ({"n_blocks": [18, "18", 18]}, r"n_blocks"),
         ({"channels": [16, 64, 25.6]}, r"channels: .*None"),
         ({"dropout": "0.1"}, r"dropout: float"),
+        ({"dropout": True}, r"dropout: float"),
     ],
 )
 def test_value_of_the_wrong_type_names_the_argument_and_its_type(arguments, says):

@@ -192,27 +192,30 @@ def revnet(
 
 
 def revnet38(n_classes: int = 10) -> RevNet:
-    """Return RevNet-38 for images of shape (3, 32, 32); its peer is ResNet-32."""
+    """Return RevNet-38 for images of shape (3, 32, 32), a peer of ResNet-32: 464,890 parameters."""
     return revnet(n_classes=n_classes)
 
 
 def revnet110(n_classes: int = 10) -> RevNet:
-    """Return RevNet-110 for images of shape (3, 32, 32); its peer is ResNet-110."""
+    """Return RevNet-110 for images of shape (3, 32, 32), a peer of ResNet-110: 1,729,194 parameters."""
     return revnet(n_classes=n_classes, n_blocks=(9, 9, 9), channels=(32, 64, 128))
 
 
 def revnet164(n_classes: int = 10) -> RevNet:
-    """Return RevNet-164 for images of shape (3, 32, 32): bottlenecks; its peer is ResNet-164."""
+    """Return RevNet-164 for images of shape (3, 32, 32), a peer of ResNet-164: 1,748,778 parameters."""
     return revnet(n_classes=n_classes, n_blocks=(9, 9, 9), channels=(32, 64, 128), block="bottleneck")
 
 
 def revnet56(n_classes: int = 1000) -> RevNet:
-    """Return RevNet-56 for images of shape (3, 224, 224), the released code's 54; its peer is ResNet-50."""
+    """Return RevNet-56 for images of shape (3, 224, 224), a peer of ResNet-50: 27,553,128 parameters.
+
+    The released code calls it RevNet-54.
+    """
     return _imagenet(n_classes, (2, 2, 3, 2))
 
 
 def revnet104(n_classes: int = 1000) -> RevNet:
-    """Return RevNet-104 for images of shape (3, 224, 224); its peer is ResNet-101."""
+    """Return RevNet-104 for images of shape (3, 224, 224), a peer of ResNet-101: 45,428,072 parameters."""
     return _imagenet(n_classes, (2, 2, 11, 2))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import math
 import time
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from typing import Protocol
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from accelerate.utils import broadcast
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -85,7 +87,10 @@ def make_accelerator(training: TrainingConfig) -> Accelerator:
     if on_cpu and training.precision == "float16":
         raise ConfigError("training.precision does not fit the CPU", expected="float32 or bfloat16", got="float16")
     AcceleratorState._reset_state()  # accelerate refuses a second precision in one process otherwise
-    return Accelerator(cpu=on_cpu, mixed_precision=PRECISIONS[training.precision])
+    accelerator = Accelerator(cpu=on_cpu, mixed_precision=PRECISIONS[training.precision])
+    if accelerator.num_processes > 1:
+        atexit.register(accelerator.end_training)  # a process group left open aborts the interpreter's exit
+    return accelerator
 
 
 class Trainer:
@@ -225,6 +230,8 @@ class Trainer:
         row = {"epoch": epoch + 1, "step": self.progress.step, "lr": self.raw_optimizer.param_groups[0]["lr"]}
         row |= {f"train_{name}": value for name, value in self._global_means().items()}
         model = self.kept_model.eval()
+        if self.accelerator.num_processes > 1:  # DDP leaves each process with batch statistics of its own
+            broadcast(dict(model.named_buffers()))
         check_weights(dict(model.state_dict()), self.progress.step)
         row |= evaluate(model)
         self.progress.seconds += time.monotonic() - began
