@@ -85,7 +85,8 @@ def measure(n_blocks: int, n_steps: int, channels: int = 64, size: int = 16, bat
             seconds[name].extend([step(nets[name], x)] if trial > 1 else [step(nets[name], x)][:0])
     gc.enable()
     ratios = [ours / plain for ours, plain in zip(seconds["invertible-store"], seconds["plain"], strict=True)]
-    setting = {"blocks": n_blocks, "channels": channels, "size": size, "batch": batch, "threads": torch.get_num_threads()}
+    setting = {"blocks": n_blocks, "channels": channels, "size": size, "batch": batch}
+    setting["threads"] = torch.get_num_threads()
     quartiles = statistics.quantiles(ratios, n=4)
     rows = []
     for name, times in seconds.items():

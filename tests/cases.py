@@ -133,6 +133,14 @@ class Call(nn.Module):
         return getattr(self.bijection, self.method)(*args)
 
 
+def ends_whole() -> Bijection:
+    return Chain(add(2, 2), Permute.reverse(4))
+
+
+def ends_parted() -> Bijection:
+    return Chain(Permute.reverse(4), add(2, 2))
+
+
 CASES: dict[str, Case] = {
     "squeeze-1d": Case(lambda: Squeeze(2, n_dims=1), (3, 6)),
     "squeeze-2d": Case(lambda: Squeeze(2), (3, 4, 6)),
@@ -187,6 +195,10 @@ CASES: dict[str, Case] = {
     "chain-mixed-dims": Case(lambda: Chain(affine(2, 2, dim=2), Permute([1, 0]), add(4, 4)), (2, 4)),
     "chain-stages": Case(lambda: Chain(add_conv(1, 1), Squeeze(2), affine_conv(4, 4), Permute.reverse(8)), (2, 4, 4)),
     "chain-nested": Case(lambda: Chain(affine(2, 2), Chain(add(2, 2), Chain(affine(2, 2)))), (4,)),
+    "chain-nested-whole-parted": Case(lambda: Chain(ends_whole(), add(2, 2)), (4,)),
+    "chain-nested-parted-whole": Case(lambda: Chain(ends_parted(), Permute.reverse(4)), (4,)),
+    "chain-nested-inverse": Case(lambda: Chain(Inverse(ends_parted()), add(2, 2)), (4,)),
+    "chain-nested-three": Case(lambda: Chain(ends_whole(), ends_parted(), ends_whole()), (4,)),
     "chain-holding-empty": Case(lambda: Chain(affine(2, 2), Chain(), add(2, 2)), (4,)),
     "chain-context": Case(lambda: Chain(add(2, 2), affine_given(2), Permute.reverse(4), add(2, 2)), (4,), context=(2,)),
     "chain-context-nested": Case(lambda: Chain(add(2, 2), Chain(affine_given(2), add(2, 2))), (4,), context=(2,)),

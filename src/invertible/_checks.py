@@ -110,7 +110,7 @@ def _shape_hint(x: Tensor, shape: Sequence[int]) -> str:
 
 
 def check_finite(x: Tensor, name: str) -> None:
-    """Refuse NaN and infinity. Under torch.compile and torch.export nothing is checked: values are not known there.
+    """Refuse NaN and infinity. Where values are unknown (torch.compile, torch.export, meta tensors) nothing is checked.
 
     Args:
         x: Any tensor.
@@ -119,7 +119,7 @@ def check_finite(x: Tensor, name: str) -> None:
     Raises:
         NonFiniteError: If an element is NaN or infinite; the message counts them and names the first.
     """
-    if torch.compiler.is_compiling() or bool(torch.isfinite(x).all()):
+    if torch.compiler.is_compiling() or x.is_meta or bool(torch.isfinite(x).all()):
         return
     bad = ~torch.isfinite(x)
     first = tuple(int(i) for i in bad.nonzero()[0])

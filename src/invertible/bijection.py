@@ -8,15 +8,15 @@ so that nothing is concatenated and split again.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast, overload
 
 import torch
 from torch import Tensor, nn
 
-from invertible._checks import check_floating, describe
-from invertible.errors import ContextError, DtypeError, ShapeError
+from invertible._checks import check_channels, check_floating, describe
+from invertible.errors import ConfigError, ContextError, DtypeError, ShapeError
 
 Streams = tuple[Tensor, ...]
 State = Tensor | Streams
@@ -31,6 +31,9 @@ class Split:
         sizes: Size of each stream; None parts it into two halves, the second one larger if the size is odd.
         dim: The dimension, 1 (the channels) or higher.
 
+    Raises:
+        ConfigError: If there are fewer than two streams, a size is below 1, or dim is.
+
     Example:
         >>> [tuple(s.shape) for s in Split().part(torch.zeros(2, 5, 4))]
         [(2, 2, 4), (2, 3, 4)]
@@ -41,9 +44,12 @@ class Split:
 
     def __post_init__(self) -> None:
         if self.dim < 1:
-            raise ShapeError("a split leaves the batch whole", expected="dim >= 1", got=f"dim={self.dim}")
-        if self.sizes is not None and (len(self.sizes) < 2 or min(self.sizes) < 1):
-            raise ShapeError("a split needs two streams or more", expected="positive sizes", got=self.sizes)
+            raise ConfigError("a split leaves the batch whole", expected="dim >= 1", got=f"dim={self.dim}")
+        if self.sizes is None:
+            return
+        object.__setattr__(self, "sizes", tuple(self.sizes))  # a list, as YAML gives, would be unequal to a tuple
+        if len(self.sizes) < 2 or min(self.sizes) < 1:
+            raise ConfigError("a split needs two streams or more", expected="positive sizes", got=self.sizes)
 
     @property
     def n_streams(self) -> int:
@@ -90,6 +96,15 @@ def _convert(state: State, source: Split | None, target: Split | None) -> State:
     return target.part(whole) if target else whole
 
 
+def _call(method: Callable[..., State], state: State, target: Split | None, context: Any) -> State:
+    # The output shall come parted as the member leaves it. A tensor would come back as a tensor, so a whole state on
+    # its way into streams goes in as a tuple of one.
+    if isinstance(state, tuple) or target is not None:
+        streams = method(state if isinstance(state, tuple) else (state,), context)
+        return streams if target is not None else streams[0]
+    return method(state, context)
+
+
 class Bijection(nn.Module, ABC):
     """An invertible map. Abstract: write the four hooks (`VolumePreserving` asks for two of them), get the contract.
 
@@ -100,6 +115,8 @@ class Bijection(nn.Module, ABC):
         split_in: How the hooks want their input parted; None: not at all.
         split_out: How they leave their output parted.
         takes_context: Whether the map depends on a context (any value; its network gets it as second argument).
+        is_onto: Whether every point is an image; injective maps into a larger space are not.
+        is_isometric: Whether distances are kept, as by permutations and padding.
 
     Example:
         >>> class Scale(Bijection):
@@ -120,6 +137,8 @@ class Bijection(nn.Module, ABC):
     split_in: Split | None = None
     split_out: Split | None = None
     takes_context: bool = False
+    is_onto: bool = True
+    is_isometric: bool = False
 
     @abstractmethod
     def _forward(self, x: Any, context: Any) -> Any: ...
@@ -167,8 +186,8 @@ class Bijection(nn.Module, ABC):
             context: As in `forward`.
 
         Returns:
-            The image, and log|det(dy/dx)| at x: nats, shape (batch,), dtype of x. For an injective map J it is
-            log det(J^T J) / 2.
+            The image, and log|det J| with J = dy/dx at x: nats, shape (batch,), dtype of x. For a map into a larger
+            space it is log det(J^T J) / 2.
         """
         y, logdet = self._forward_with_logdet(self._enter(x, self.split_in, context), context)
         return self._leave(y, self.split_out, like=x), logdet.to(_first(x).dtype)
@@ -223,6 +242,11 @@ def _check_streams(x: Streams, split: Split | None, name: str) -> State:
         check_floating(stream, name)
     if len({(stream.dtype, stream.device) for stream in x}) > 1:
         raise DtypeError(f"{name} got unlike streams", expected="one dtype and device", got=[s.dtype for s in x])
+    if any(stream.shape[0] != x[0].shape[0] for stream in x):
+        got = [describe(s) for s in x]
+        raise ShapeError(f"{name} got unlike streams", expected="one batch size", got=got)
+    for stream, size in zip(x, (split.sizes if split else None) or (), strict=False):
+        check_channels(stream, size, name, split.dim if split else 1)
     return x if split else x[0]
 
 
@@ -254,11 +278,16 @@ class Chain(Bijection):
 
     A context is handed to those members that take one. Chains nest, slice (`chain[2:5]`), index and iterate.
 
+    Log-determinants of the members add up. The exception is a chain that pads and then bends: log det(J^T J) / 2 of an
+    injective map followed by one that does not keep distances is no sum, and asking for it raises.
+
     Args:
         *bijections: The members.
 
     Raises:
         DtypeError: If a member is no `Bijection`.
+        ConfigError: From the methods with log-determinant: if an injective member is followed by one that is not
+            isometric.
 
     Example:
         >>> from invertible.layers import AdditiveCoupling, Permute
@@ -276,24 +305,29 @@ class Chain(Bijection):
                 raise DtypeError(f"member {i} of a Chain", expected="a Bijection", got=describe(bijection), hint=hint)
             self.add_module(str(i), bijection)
         self.takes_context = any(b.takes_context for b in bijections)
+        self.is_onto = all(b.is_onto for b in bijections)
+        self.is_isometric = all(b.is_isometric for b in bijections)
         if bijections:
             self.split_in, self.split_out = bijections[0].split_in, bijections[-1].split_out
 
     def _forward(self, x: State, context: Any) -> State:
         split = self.split_in
         for member in self:
-            x = member(_convert(x, split, member.split_in), context if member.takes_context else None)
+            x = _convert(x, split, member.split_in)
+            x = _call(member, x, member.split_out, context if member.takes_context else None)
             split = member.split_out
         return x
 
     def _inverse(self, y: State, context: Any) -> State:
         split = self.split_out
         for member in reversed(list(self)):
-            y = member.inverse(_convert(y, split, member.split_out), context if member.takes_context else None)
+            y = _convert(y, split, member.split_out)
+            y = _call(member.inverse, y, member.split_in, context if member.takes_context else None)
             split = member.split_in
         return y
 
     def _forward_with_logdet(self, x: State, context: Any) -> tuple[State, Tensor]:
+        self._check_volume()
         split, total = self.split_in, zero_logdet(x)
         for member in self:
             x = _convert(x, split, member.split_in)
@@ -302,12 +336,23 @@ class Chain(Bijection):
         return x, total
 
     def _inverse_with_logdet(self, y: State, context: Any) -> tuple[State, Tensor]:
+        self._check_volume()
         split, total = self.split_out, zero_logdet(y)
         for member in reversed(list(self)):
             y = _convert(y, split, member.split_out)
             y, logdet = member._inverse_with_logdet(y, context if member.takes_context else None)
             split, total = member.split_in, total + logdet
         return y, total
+
+    def _check_volume(self) -> None:
+        members = list(self)
+        first = next((i for i, member in enumerate(members) if not member.is_onto), len(members))
+        bent = next((member for member in members[first + 1 :] if not member.is_isometric), None)
+        if bent is not None:
+            name, got = type(members[first]).__name__, f"{type(bent).__name__} after it"
+            hint = "a bijective network (no padding), or forward and inverse without log-determinant"
+            expected = f"only permutations and the like after {name}"
+            raise ConfigError("this chain's log-determinant is no sum", expected=expected, got=got, hint=hint)
 
     def __len__(self) -> int:
         return len(self._modules)
@@ -345,6 +390,7 @@ class Inverse(Bijection):
             raise DtypeError("Inverse turns round", expected="a Bijection", got=describe(bijection))
         self.bijection = bijection
         self.takes_context = bijection.takes_context
+        self.is_onto, self.is_isometric = bijection.is_onto, bijection.is_isometric
         self.split_in, self.split_out = bijection.split_out, bijection.split_in
 
     def _forward(self, x: State, context: Any) -> State:

@@ -62,7 +62,9 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def add(name: str, run: Callable[..., None], text: str, add_help: bool = True) -> argparse.ArgumentParser:
-        command = commands.add_parser(name, help=text, description=text, formatter_class=style, add_help=add_help)
+        command = commands.add_parser(
+            name, help=text, description=text, formatter_class=style, add_help=add_help, allow_abbrev=False
+        )
         command.set_defaults(run=run)
         return command
 

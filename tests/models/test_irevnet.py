@@ -43,6 +43,7 @@ def test_cifar_network_has_the_released_number_of_parameters():
 def test_imagenet_networks_have_their_number_of_parameters():
     with torch.device("meta"):
         assert n_parameters(irevnet_b()) == 125_120_356
+        assert n_parameters(irevnet_a()) == 180_999_208  # the paper's table: 181 M
 
 
 @pytest.mark.parametrize("build", [irevnet_a, irevnet_b])

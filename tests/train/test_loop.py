@@ -216,7 +216,9 @@ def saved(folder: Path) -> Trainer:
 
 
 def test_no_checkpoint(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"cannot read .*state\.json: got No such file.* Try: the folder of a run"):
+    with pytest.raises(
+        CheckpointError, match=r"cannot read .*state\.json: got No such file.* Try: the folder of a run"
+    ):
         make_trainer(tmp_path).resume()
 
 
@@ -268,7 +270,9 @@ def test_a_checkpoint_without_the_average(tmp_path: Path) -> None:
 @pytest.mark.parametrize("factor", [math.nan, math.inf, -math.inf])
 def test_a_broken_loss_names_its_step_and_keeps_the_last_good_state(tmp_path: Path, factor: float) -> None:
     trainer = make_trainer(tmp_path, objective=Broken(plain_model(), factor, 5))
-    words = rf"the loss broke at step 5: expected a finite loss, got -?(nan|inf)\. Try: .*learning rate.*kept in {tmp_path}"
+    words = (
+        rf"the loss broke at step 5: expected a finite loss, got -?(nan|inf)\. Try: .*learning rate.*kept in {tmp_path}"
+    )
     with pytest.raises(NonFiniteError, match=words):
         fit(trainer)
     again = make_trainer(tmp_path, objective=Broken(plain_model(), 1.0, 1))
@@ -317,7 +321,9 @@ def test_a_broken_checkpoint_is_never_written(tmp_path: Path) -> None:
     trainer = saved(tmp_path)
     good = load_file(tmp_path / "checkpoint" / "state-000000003.safetensors")
     trainer.model[1].bias.data[0] = math.inf
-    with pytest.raises(NonFiniteError, match=r"the weights broke by step 3: got NaN or infinity in objective/model\.1\.b"):
+    with pytest.raises(
+        NonFiniteError, match=r"the weights broke by step 3: got NaN or infinity in objective/model\.1\.b"
+    ):
         save_checkpoint(tmp_path, trainer.progress, trainer._modules(), trainer.raw_optimizer)
     load_checkpoint(tmp_path, trainer._modules(), trainer.raw_optimizer)
     assert_same(states(trainer), good)
@@ -379,7 +385,9 @@ def test_clipping_bounds_the_step(limit: float, is_clipped: bool) -> None:
     optimizer = OptimizerConfig(lr=1.0, momentum=0.0, weight_decay=0.0, clip_norm=limit)
     trainer = make_trainer(optimizer=optimizer, schedule=ScheduleConfig("constant"), epochs=1, batch_size=96)
     fit(trainer)
-    moved = [after - before for after, before in zip(trainer.model.parameters(), plain_model().parameters(), strict=True)]
+    moved = [
+        after - before for after, before in zip(trainer.model.parameters(), plain_model().parameters(), strict=True)
+    ]
     length = torch.cat([part.flatten() for part in moved]).norm().item()
     assert (length == pytest.approx(limit, rel=1e-3)) if is_clipped else 1e-2 < length < limit
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 
 def announce(message: str) -> None:
@@ -15,6 +16,8 @@ def announce(message: str) -> None:
     Args:
         message: One sentence.
     """
+    from rich.console import Console
+
     Console(stderr=True).print(message, markup=False, highlight=False, soft_wrap=True)
 
 
@@ -25,6 +28,9 @@ def progress() -> Iterator[Progress]:
     Yields:
         A started ``rich`` progress display; it disappears at the end.
     """
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"))
     with Progress(

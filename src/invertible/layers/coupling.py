@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 import torch
@@ -39,10 +40,16 @@ def _run(network: nn.Module, source: Tensor, context: Any, name: str) -> Tensor:
     try:
         return network(source) if context is None else network(source, context)
     except RuntimeError as error:
-        raise explained(error, source, network, name) from error
+        clearer = explained(error, source, network, name)
+        if clearer is error:
+            raise
+        raise clearer from error
 
 
-def _check_output(out: object, shape: tuple[int, ...], name: str) -> None:
+def _check_output(out: object, target: Tensor, shape: tuple[int, ...], name: str) -> None:
+    if isinstance(out, Tensor) and torch.promote_types(out.dtype, target.dtype) != target.dtype:
+        hint = "give all of the network's weights the input's dtype: network.to(x.dtype)"
+        raise DtypeError(f"{name}'s network changed the dtype", expected=target.dtype, got=out.dtype, hint=hint)
     if not isinstance(out, Tensor) or tuple(out.shape) != shape:
         hint = "keep the spatial size (padding) and set the last layer's output channels to this"
         raise ShapeError(f"{name}'s network returned the wrong shape", expected=shape, got=describe(out), hint=hint)
@@ -96,7 +103,7 @@ class AdditiveCoupling(VolumePreserving):
 
     def _shift(self, source: Tensor, target: Tensor, context: Any) -> Tensor:
         shift = _run(self.network, source, context, "AdditiveCoupling")
-        _check_output(shift, tuple(target.shape), "AdditiveCoupling")
+        _check_output(shift, target, tuple(target.shape), "AdditiveCoupling")
         return shift
 
 
@@ -140,7 +147,7 @@ class AffineCoupling(Bijection):
         takes_context: bool = False,
     ) -> None:
         super().__init__()
-        if scale_bound is not None and not scale_bound > 0:
+        if scale_bound is not None and not 0 < scale_bound < math.inf:
             raise ConfigError("AffineCoupling has a bad scale_bound", expected="a number > 0 or None", got=scale_bound)
         split = self.split_in = self.split_out = Split(sizes, dim)
         self._roles = _Roles(network, target, split)
@@ -176,8 +183,8 @@ class AffineCoupling(Bijection):
         out = _run(self.network, source, context, "AffineCoupling")
         shape = list(target.shape)
         shape[dim] *= 2
-        _check_output(out, tuple(shape), "AffineCoupling")
-        shift, raw = out.chunk(2, dim=dim)
+        _check_output(out, target, tuple(shape), "AffineCoupling")
+        shift, raw = out.to(target.dtype).chunk(2, dim=dim)  # before exp: autocast's bfloat16 would not cancel
         return shift, raw if self.scale_bound is None else self.scale_bound * torch.tanh(raw / self.scale_bound)
 
 

@@ -41,6 +41,8 @@ class InjectivePad(VolumePreserving):
         invertible.errors.NotInImageError: InjectivePad cannot be undone: ...
     """
 
+    is_onto, is_isometric = False, True
+
     def __init__(self, n_channels: int, n_pad: int, tolerance: float | None = None) -> None:
         super().__init__()
         if n_channels < 1 or n_pad < 0 or (tolerance is not None and not tolerance >= 0):

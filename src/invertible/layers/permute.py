@@ -12,6 +12,10 @@ from invertible.bijection import VolumePreserving
 from invertible.errors import ConfigError
 
 
+def _digits(n: int) -> list[str]:
+    return sorted(map(str, range(n)))
+
+
 class Permute(VolumePreserving):
     """Reorder the channels: output channel i is input channel permutation[i].
 
@@ -30,16 +34,17 @@ class Permute(VolumePreserving):
 
     permutation: Tensor
 
+    is_isometric = True
+
     def __init__(self, permutation: Sequence[int] | Tensor, dim: int = 1) -> None:
         super().__init__()
-        order = torch.as_tensor(permutation)
-        is_whole = order.ndim == 1 and order.numel() > 0 and not order.is_floating_point()
-        if not is_whole or not torch.equal(order.sort().values, torch.arange(len(order), device=order.device)):
-            raise ConfigError("Permute got no permutation", expected="each of 0 ... n-1 once", got=list(permutation))
+        order = permutation.tolist() if isinstance(permutation, Tensor) else permutation
+        if not isinstance(order, list | tuple | range) or not order or sorted(map(str, order)) != _digits(len(order)):
+            raise ConfigError("Permute got no permutation", expected="each of 0 ... n-1 once", got=order)
         if dim < 1:
             raise ConfigError("Permute leaves the batch in order", expected="dim >= 1", got=dim)
         self.dim = dim
-        self.register_buffer("permutation", order.long())
+        self.register_buffer("permutation", torch.tensor(order))
 
     @classmethod
     def reverse(cls, n_channels: int) -> Permute:

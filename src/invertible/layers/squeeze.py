@@ -35,10 +35,12 @@ class Squeeze(VolumePreserving):
         tensor([0., 1., 2., 3.])
     """
 
+    is_isometric = True
+
     def __init__(self, factor: int | tuple[int, ...] = 2, n_dims: int = 2, order: Order = "channel") -> None:
         super().__init__()
-        self.factors = (factor,) * n_dims if isinstance(factor, int) else tuple(factor)
-        if not self.factors or min(self.factors) < 1:
+        self.factors = tuple(factor) if isinstance(factor, tuple | list) else (factor,) * n_dims
+        if not self.factors or not all(isinstance(b, int) and b >= 1 for b in self.factors):
             raise ConfigError("Squeeze has a bad factor", expected="whole numbers >= 1", got=factor)
         if order not in ("channel", "offset"):
             raise ConfigError("Squeeze has a bad order", expected="'channel' or 'offset'", got=repr(order))

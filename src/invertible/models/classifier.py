@@ -36,6 +36,7 @@ class Classifier(nn.Module):
         NonFiniteError: When called: if there are NaN or infinite values.
 
     Example:
+        >>> import torch
         >>> from invertible.layers import AdditiveCoupling
         >>> classifier = Classifier(AdditiveCoupling(nn.Linear(2, 2)), nn.Linear(4, 10), in_shape=(4,))
         >>> x = torch.randn(5, 4)
@@ -113,6 +114,7 @@ class PoolingHead(nn.Sequential):
         momentum: BatchNorm's, in PyTorch's sense: the weight of the newest batch.
 
     Example:
+        >>> import torch
         >>> PoolingHead(16, 10)(torch.zeros(2, 16, 4, 4)).shape
         torch.Size([2, 10])
     """

@@ -99,6 +99,8 @@ def irevnet(
     def residual(n_in: int, stage: _Stage, stride: int, is_first: bool) -> nn.Module:
         return _residual_3x3(n_in, stage, stride, is_first, dropout)
 
+    if not 0 <= dropout < 1:
+        raise ConfigError("an i-RevNet has a bad dropout", expected="0 to below 1", got=dropout)
     if channels is None:
         first = in_shape[0] * init_squeeze**2 // 2
         channels = [first * math.prod(strides[: i + 1]) ** 2 for i in range(len(strides))]
@@ -120,9 +122,11 @@ def irevnet_b(n_classes: int = 1000) -> Classifier:
 
 
 def irevnet_a(n_classes: int = 1000) -> Classifier:
-    """The paper's injective network for ImageNet: zero-padded to 96 channels, 18 blocks, stages of 4, 4, 6 and 4.
+    """The paper's injective network for ImageNet: padded to 96 channels a stream, stages of 4, 4, 6 and 4 blocks.
 
-    F is 1x1 - 3x3 - 1x1 with half the stream's channels in the middle, and BatchNorm and ReLU before each convolution.
+    F is 1x1 - 3x3 - 1x1 with a quarter of the stream's channels in the middle, and BatchNorm and ReLU before each
+    convolution: 180,999,208 parameters, the paper's 181 M. (The paper's text leaves room for other readings; this one
+    gives its count.)
 
     Args:
         n_classes: Number of logits.
@@ -130,8 +134,8 @@ def irevnet_a(n_classes: int = 1000) -> Classifier:
     Returns:
         The classifier, for images of shape (3, 224, 224).
     """
-    channels = (48, 192, 768, 3072)
-    stages = _stages((4, 4, 6, 4), (1, 2, 2, 2), channels, [n // 2 for n in channels])
+    channels = (96, 384, 1536, 6144)
+    stages = _stages((4, 4, 6, 4), (1, 2, 2, 2), channels, [n // 4 for n in channels])
     return _classifier((3, 224, 224), n_classes, 4, stages, _residual_1x1)
 
 
@@ -167,7 +171,7 @@ def _stages(
     if len(lengths) != 1 or lengths == {0}:
         raise ConfigError("the stages of an i-RevNet disagree", expected="one entry per stage in each", got=given)
     if min(*n_blocks, *strides, *channels, *hidden) < 1:
-        hint = "hidden=(...) where a quarter of the channels is less than one"
+        hint = "init_squeeze=2 for more channels; hidden=(...) where a quarter of the channels is less than one"
         raise ConfigError("an i-RevNet has an empty stage", expected="numbers >= 1", got=given, hint=hint)
     return [_Stage(*row) for row in zip(n_blocks, strides, channels, hidden, strict=True)]
 
@@ -180,6 +184,9 @@ def _classifier(
     residual: _MakeResidual,
 ) -> Classifier:
     total = init_squeeze * math.prod(stage.stride for stage in stages)
+    if min(n_classes, init_squeeze, *in_shape) < 1:
+        got = f"n_classes={n_classes}, init_squeeze={init_squeeze}, in_shape={in_shape}"
+        raise ConfigError("an i-RevNet has an empty part", expected="numbers >= 1", got=got)
     if len(in_shape) != 3 or in_shape[1] % total or in_shape[2] % total:
         hint = "pad or resize the images, or use fewer strides"
         expected = f"in_shape of (channels, height, width), the last two multiples of {total}"
@@ -207,7 +214,7 @@ def _padding(n_in: int, stage: _Stage) -> list[Bijection]:
     if n_pad == 0 and n_in % 2 == 0:
         return []
     if stage.stride > 1 or n_pad < 0:
-        hint = "channels=None makes every stage fit; only a stage of stride 1 can be padded, and only upwards"
+        hint = "init_squeeze=2 and channels=None; only a stage of stride 1 can be padded, and only upwards"
         expected = f"2 x channels = {n_in} x stride^2 = {n_in * stage.stride**2}, {n_in} even"
         got = f"channels={stage.channels}, stride={stage.stride}"
         raise ConfigError("a stage of an i-RevNet does not fit the one before", expected=expected, got=got, hint=hint)

@@ -50,7 +50,9 @@ def read_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """
     from jsonargparse import ArgumentError
 
-    arguments = ["--config", str(_find(str(name))), *overrides]
+    path = _find(str(name))
+    _check_shape(path)
+    arguments = ["--config", str(path), *overrides]
     try:
         parser = recipe_parser()
         parsed = parser.instantiate(parser.parse_args(arguments))
@@ -68,7 +70,7 @@ def recipe_parser() -> ArgumentParser:
     """
     from jsonargparse import ArgumentParser
 
-    parser = ArgumentParser(prog="invertible train RECIPE", exit_on_error=False, add_help=False)
+    parser = ArgumentParser(prog="invertible train RECIPE", exit_on_error=False, add_help=False, allow_abbrev=False)
     parser.add_argument("--config", action="config", help="a YAML file with any of the keys below")
     parser.add_class_arguments(Recipe, as_group=False)
     return parser
@@ -97,6 +99,22 @@ def _find(name: str) -> Path:
     near = nearest(name, recipe_names())
     hint = f"{near!r}" if near else "`invertible recipes` lists them"
     raise ConfigError("unknown recipe", expected="a YAML file or a shipped recipe", got=repr(name), hint=hint)
+
+
+def _check_shape(path: Path) -> None:
+    import yaml
+
+    hint = "`invertible train --help` lists sections and keys"
+    try:
+        value = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is no YAML file", got=" ".join(str(error).split()), hint=hint) from None
+    if not isinstance(value, dict):
+        raise ConfigError(f"{path} is no recipe", expected="sections and keys", got=type(value).__name__, hint=hint)
+    for item in fields(Recipe):
+        section = value.get(item.name, {})
+        if is_dataclass(item.default_factory) and not isinstance(section, dict):
+            raise ConfigError(f"{item.name} is a section of a recipe", expected="keys in it", got=section, hint=hint)
 
 
 def _keys(kind: Any = Recipe, prefix: str = "") -> list[str]:
