@@ -22,6 +22,7 @@ LAYERS = [
     ["train"],
     ["report"],
     ["cli"],
+    ["__main__"],
 ]
 # ... with these exceptions: they may import nothing but what is listed.
 ONLY = {

@@ -201,7 +201,8 @@ def _report(metrics: dict[str, Any], folder: Path) -> None:
 def _table(figures: dict[str, Any], title: str) -> None:
     from rich.table import Table
 
-    table = Table("figure", "value", title=title, title_justify="left")
+    _print(title)  # not the table's own title, which would break a long path in two
+    table = Table("figure", "value")
     for name, value in figures.items():
         table.add_row(
             name.replace("_", " "),

@@ -254,7 +254,7 @@ def test_a_checkpoint_of_another_model(tmp_path: Path) -> None:
     wider = nn.Sequential(nn.Flatten(), nn.Linear(64, 17), nn.Tanh(), nn.Linear(17, 10))
     with pytest.raises(CheckpointError, match=f"(?s){words}"):
         make_trainer(tmp_path, wider).resume()
-    with pytest.raises(CheckpointError, match="(?s)do not fit the model: got .*Missing key"):
+    with pytest.raises(CheckpointError, match=r"(?s)do not fit the model: got .*Missing key"):
         make_trainer(tmp_path, hard_model()).resume()
 
 

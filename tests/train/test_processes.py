@@ -17,7 +17,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-# Everything that makes exactness hard: BatchNorm, dropout, augmentation, momentum, an average of the weights, a schedule.
+# Everything that makes exactness hard: BatchNorm, dropout, augmentation, momentum, averaged weights, a schedule.
 RECIPE = """
 title: small, with everything that remembers
 model:
@@ -183,7 +183,8 @@ def run(folder, epochs, micro_batches=1, lr=0.1):
     train = Batches(load("digits").subset(range(107)), 20, seed=3, drop_last=True, **share)  # 5 steps and 7 images
     test = Batches(load("digits", "test").subset(range(103)), 50, shuffle=False, **share)
     own = Path(folder) / f"rank{rank}of{ranks}"
-    trainer = Trainer(Classification(model), train, FitOptions(optimizer, schedule, training, own, quiet=True), accelerator)
+    options = FitOptions(optimizer, schedule, training, own, quiet=True)
+    trainer = Trainer(Classification(model), train, options, accelerator)
 
     def reduce(sums):
         return torch.as_tensor(accelerator.reduce(sums, "sum"))

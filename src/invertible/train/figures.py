@@ -12,6 +12,7 @@ from torch import Tensor
 from invertible.train.files import write_atomically
 
 if TYPE_CHECKING:
+    import numpy as np
     from matplotlib.figure import Figure
 
 
@@ -66,11 +67,11 @@ def save_reconstructions(originals: Tensor, reconstructions: Tensor, path: Path,
     """
     difference = (reconstructions - originals).double()
     largest = difference.abs().max().item()
-    k = max(0, math.floor(-math.log10(2 * largest))) if largest > 0 else 0
+    k = min(max(0, math.floor(-math.log10(2 * largest))), 300) if largest > 0 else 0
     rows = {
         "original": originals,
         "reconstruction": reconstructions,
-        f"difference x 10^{k}" if largest > 0 else "no difference": 0.5 + difference * 10**k,
+        f"difference x 10^{k}" if largest > 0 else "no difference": 0.5 + difference * 10.0**k,
     }
     n = len(originals)
     figure = new_figure(max(5.0, 1.1 * n + 1.4), 4.2)
@@ -87,9 +88,9 @@ def save_reconstructions(originals: Tensor, reconstructions: Tensor, path: Path,
     return k
 
 
-def _as_picture(image: Tensor) -> Tensor:
+def _as_picture(image: Tensor) -> np.ndarray:
     image = image.detach().cpu().float().clamp(0, 1)
-    return image[0] if image.shape[0] == 1 else image[:3].permute(1, 2, 0)
+    return (image[0] if image.shape[0] == 1 else image[:3].permute(1, 2, 0)).numpy()
 
 
 def spread(n: int, n_shown: int) -> Tensor:

@@ -49,6 +49,28 @@ class KeepBest(Protocol):
         ...
 
 
+def no_metrics(model: nn.Module) -> dict[str, float]:
+    """Evaluate nothing.
+
+    Args:
+        model: Not looked at.
+
+    Returns:
+        No metrics.
+    """
+    return {}
+
+
+def keep_nothing(model: nn.Module, row: dict[str, float], is_best: bool) -> None:
+    """Save nothing.
+
+    Args:
+        model: Not looked at.
+        row: Likewise.
+        is_best: Likewise.
+    """
+
+
 @dataclass
 class FitOptions:
     """What `Trainer` needs beside objective and batches.
@@ -140,12 +162,13 @@ class Trainer:
             self.progress = load_checkpoint(self.options.folder, self._modules(), self.raw_optimizer)
             torch.set_num_threads(self.progress.threads)
 
-    def fit(self, evaluate: Evaluate, keep: KeepBest) -> Progress:
+    def fit(self, evaluate: Evaluate = no_metrics, keep: KeepBest = keep_nothing) -> Progress:
         """Train to the end.
 
         Args:
             evaluate: Called after each epoch with the model in eval mode; its metrics join the history.
-            keep: Called after each epoch on the main process, to save the model.
+            keep: Called after each epoch on the main process, to save the model; by default only the checkpoint
+                in the run's folder holds the weights, and the trained model is `kept_model`.
 
         Returns:
             The history and what it took.

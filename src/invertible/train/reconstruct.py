@@ -41,7 +41,8 @@ def reconstruct_file(run: Run, image: str | Path, path: Path) -> tuple[dict[str,
     Returns:
         "max_abs_error" and "mean_abs_error" in units of the pixel range, and a note on what was changed, or None.
     """
-    pixels, note = image_file(image, run.record["in_shape"], run.normalize.max_value)
+    channels, height, width = run.record["in_shape"]
+    pixels, note = image_file(image, (channels, height, width), run.normalize.max_value)
     return _reconstruct(run, pixels, path), note
 
 

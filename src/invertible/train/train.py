@@ -62,7 +62,8 @@ def train(recipe: Recipe, folder: str | Path, *, overwrite: bool = False, quiet:
         raise CheckpointError(f"{folder} holds a run already", hint=hint)
     accelerator, splits, model = _prepare(recipe)  # before anything is written: a bad recipe leaves nothing behind
     if accelerator.is_main_process:
-        _clear(folder)
+        if folder.is_dir():
+            _clear(folder)
         save_recipe(folder, recipe)
     accelerator.wait_for_everyone()
     return _run(recipe, folder, splits, model, accelerator, quiet)
