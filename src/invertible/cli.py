@@ -169,7 +169,10 @@ def _recipes(options: argparse.Namespace, rest: list[str]) -> None:
 
     from invertible.train import read_recipe, recipe_names
 
-    table = Table("recipe", "what", "data", "epochs")
+    table = Table()
+    table.add_column("recipe", no_wrap=True, min_width=max(map(len, recipe_names())))
+    for title in ("what", "data", "epochs"):
+        table.add_column(title)
     for name in recipe_names():
         recipe = read_recipe(name)
         table.add_row(name, recipe.title, recipe.data.name, str(recipe.training.epochs))

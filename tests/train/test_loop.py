@@ -465,6 +465,7 @@ def test_float16_on_a_cpu_is_refused_instead_of_ignored() -> None:
 
 @pytest.mark.compile_all
 @pytest.mark.usefixtures("unchecked")
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:DeprecationWarning")  # of inductor's own import
 def test_a_compiled_model_trains_alike() -> None:
     compiled = plain_model()
     compiled.compile()

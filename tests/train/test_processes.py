@@ -156,7 +156,7 @@ def test_resuming_a_finished_run_changes_nothing(reference: Path, tmp_path: Path
 
 # A program of a user's own, for torchrun and for a plain process.
 SCRIPT = """
-import json, sys
+import atexit, json, sys
 from pathlib import Path
 import torch
 from torch import nn
@@ -198,6 +198,7 @@ def run(folder, epochs, micro_batches=1, lr=0.1):
     (Path(folder) / f"report{rank}of{ranks}.json").write_text(json.dumps(report))
 
 if __name__ == "__main__":
+    atexit.register(lambda: print("group left open:", torch.distributed.is_initialized()))  # runs last
     run(sys.argv[1], 2)
     run(sys.argv[2], 1, micro_batches=3, lr=0.3)
 """
@@ -217,6 +218,7 @@ def test_two_processes_take_the_steps_of_one(tmp_path: Path) -> None:
     accumulated.mkdir()
     done = torchrun(script, plain, accumulated)
     assert done.returncode == 0, done.stderr
+    assert done.stdout.count("group left open: False") == 2, "an open process group can abort the exit"
     run = runpy.run_path(str(script))["run"]
     for folder, options in ((plain, {"epochs": 2}), (accumulated, {"epochs": 1, "lr": 0.3})):
         run(folder, **options)
