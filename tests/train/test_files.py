@@ -210,3 +210,11 @@ def test_a_run_tells_what_it_was_trained_with(run: Path) -> None:
     assert (found.record["in_shape"], found.record["epoch"]) == ([1, 8, 8], 1)
     assert found.record == json.loads((run / "model.json").read_text())
     assert found.record["classes"] == [str(k) for k in range(10)]
+
+
+def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    left, other = tmp_path / ".partial-123-model.json", tmp_path / ".partial-123-model.json.txt"
+    left.write_text("half")
+    other.write_text("someone else's")
+    write_json(tmp_path / "model.json", {"a": 1})
+    assert sorted(path.name for path in tmp_path.iterdir()) == [other.name, "model.json"]

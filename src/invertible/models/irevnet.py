@@ -160,7 +160,7 @@ def irevnet_fashion_mnist(n_classes: int = 10) -> Classifier:
     Returns:
         The classifier, for images of shape (1, 32, 32).
     """
-    return irevnet((1, 32, 32), n_classes, (2, 4, 4), (1, 2, 2), None, (24, 40, 64), init_squeeze=2, dropout=0.0)
+    return irevnet((1, 32, 32), n_classes, (2, 4, 3, 1), (1, 2, 2, 2), None, (24, 40, 64, 40), 2, dropout=0.0)
 
 
 def _stages(

@@ -31,6 +31,7 @@ class Progress:
         best_epoch: The epoch that had it.
         seconds: Time spent, over all sittings.
         threads: CPU threads in use; a resumed run keeps them, since sums depend on them to the last bit.
+        scaler: State of float16's loss scaling.
     """
 
     step: int = 0
@@ -40,6 +41,7 @@ class Progress:
     best_epoch: int | None = None
     seconds: float = 0.0
     threads: int = 1
+    scaler: dict[str, float] = field(default_factory=dict)
 
 
 def save_checkpoint(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 from collections.abc import Callable, Mapping
@@ -23,11 +24,15 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     Raises:
         CheckpointError: If the folder cannot be written to; nothing half-written is left.
     """
-    temporary = path.with_name(f".{os.getpid()}.{path.name}")
+    temporary = path.with_name(f".partial-{os.getpid()}-{path.name}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write(temporary)
         temporary.replace(path)
+        for abandoned in path.parent.glob(
+            f".partial-*-{glob.escape(path.name)}"
+        ):  # by a process that was killed while it wrote
+            abandoned.unlink(missing_ok=True)
     except OSError as error:
         hint = "another output folder (--out), or its permissions and free space"
         raise CheckpointError(f"cannot write {path}", got=error.strerror or str(error), hint=hint) from error

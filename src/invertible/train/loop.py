@@ -161,6 +161,10 @@ class Trainer:
         if self.options.folder is not None:
             self.progress = load_checkpoint(self.options.folder, self._modules(), self.raw_optimizer)
             torch.set_num_threads(self.progress.threads)
+            if self.accelerator.scaler is not None and self.progress.scaler:
+                self.accelerator.scaler.load_state_dict(self.progress.scaler)
+            if not self.accelerator.is_main_process:
+                self.progress.sums = {}  # those saved are the main process's own
 
     def fit(self, evaluate: Evaluate = no_metrics, keep: KeepBest = keep_nothing) -> Progress:
         """Train to the end.
@@ -287,6 +291,8 @@ class Trainer:
         self._flush()
         self._saved_at = time.monotonic()
         if self.options.folder is not None and self.accelerator.is_main_process:
+            if self.accelerator.scaler is not None:
+                self.progress.scaler = self.accelerator.scaler.state_dict()
             save_checkpoint(self.options.folder, self.progress, self._modules(), self.raw_optimizer)
 
     def _modules(self) -> dict[str, nn.Module]:
