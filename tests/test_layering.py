@@ -12,6 +12,7 @@ PACKAGE = Path(__file__).parents[1] / "src" / "invertible"
 # From the top: a module may import from its own row and from those before it, ...
 LAYERS = [
     ["errors", "_checks"],
+    ["streams"],
     ["bijection"],
     ["logdet", "solve", "lattice", "reversible"],
     ["layers"],
@@ -26,7 +27,7 @@ LAYERS = [
 ]
 # ... with these exceptions: they may import nothing but what is listed.
 ONLY = {
-    "instruments": {"errors", "_checks", "bijection", "logdet", "solve", "lattice", "reversible"},
+    "instruments": {"errors", "_checks", "streams", "bijection", "logdet", "solve", "lattice", "reversible"},
     "data": {"errors", "_checks"},
 }
 RANK = {module: rank for rank, row in enumerate(LAYERS) for module in row}

@@ -1,8 +1,9 @@
 """Deep networks that lose nothing, and instruments that measure what any network keeps."""
 
 from invertible import data, layers, models
-from invertible.bijection import Bijection, Chain, Inverse, Split
+from invertible.bijection import Bijection, Chain, Inverse
 from invertible.errors import InvertibleError
+from invertible.streams import Split
 
 __version__ = "0.1.0"
 

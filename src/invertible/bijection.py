@@ -9,91 +9,16 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any, TypeVar, cast, overload
 
 import torch
 from torch import Tensor, nn
 
-from invertible._checks import check_channels, check_floating, describe
+from invertible._checks import check_floating, describe
 from invertible.errors import ConfigError, ContextError, DtypeError, ShapeError
+from invertible.streams import Split, State, Streams, check_streams, convert, first_stream
 
-Streams = tuple[Tensor, ...]
-State = Tensor | Streams
 S = TypeVar("S", Tensor, tuple[Tensor, ...], State)
-
-
-@dataclass(frozen=True)
-class Split:
-    """How a tensor parts into streams along one dimension.
-
-    Args:
-        sizes: Size of each stream; None parts it into two halves, the second one larger if the size is odd.
-        dim: The dimension, 1 (the channels) or higher.
-
-    Raises:
-        ConfigError: If there are fewer than two streams, a size is below 1, or dim is.
-
-    Example:
-        >>> [tuple(s.shape) for s in Split().part(torch.zeros(2, 5, 4))]
-        [(2, 2, 4), (2, 3, 4)]
-    """
-
-    sizes: tuple[int, ...] | None = None
-    dim: int = 1
-
-    def __post_init__(self) -> None:
-        if self.dim < 1:
-            raise ConfigError("a split leaves the batch whole", expected="dim >= 1", got=f"dim={self.dim}")
-        if self.sizes is None:
-            return
-        object.__setattr__(self, "sizes", tuple(self.sizes))  # a list, as YAML gives, would be unequal to a tuple
-        if len(self.sizes) < 2 or min(self.sizes) < 1:
-            raise ConfigError("a split needs two streams or more", expected="positive sizes", got=self.sizes)
-
-    @property
-    def n_streams(self) -> int:
-        """How many streams there are."""
-        return 2 if self.sizes is None else len(self.sizes)
-
-    def part(self, x: Tensor) -> Streams:
-        """Part a tensor into its streams: views, nothing is copied.
-
-        Args:
-            x: Shape (batch, ..., sum(sizes), ...).
-
-        Returns:
-            The streams.
-
-        Raises:
-            ShapeError: If the size along `dim` does not fit.
-        """
-        size = x.shape[self.dim] if x.ndim > self.dim else 0
-        sizes = self.sizes or (size // 2, size - size // 2)
-        if sum(sizes) != size or min(sizes) < 1:
-            expected = f"size {sum(sizes)} in dimension {self.dim}" if self.sizes else "2 channels or more"
-            hint = "pad with InjectivePad or squeeze with Squeeze first, or pass sizes=..."
-            raise ShapeError("cannot part the tensor into streams", expected=expected, got=describe(x), hint=hint)
-        return torch.split(x, list(sizes), dim=self.dim)
-
-    def merge(self, streams: Streams) -> Tensor:
-        """Put streams together again.
-
-        Args:
-            streams: As `part` returns them.
-
-        Returns:
-            Their concatenation along `dim`.
-        """
-        return torch.cat(streams, dim=self.dim)
-
-
-def _convert(state: State, source: Split | None, target: Split | None) -> State:
-    # From a map that leaves its state parted as `source` to one that wants it parted as `target`.
-    if source == target:
-        return state
-    whole = source.merge(cast(Streams, state)) if source else cast(Tensor, state)
-    return target.part(whole) if target else whole
 
 
 def _call(method: Callable[..., State], state: State, target: Split | None, context: Any) -> State:
@@ -190,7 +115,7 @@ class Bijection(nn.Module, ABC):
             space it is log det(J^T J) / 2.
         """
         y, logdet = self._forward_with_logdet(self._enter(x, self.split_in, context), context)
-        return self._leave(y, self.split_out, like=x), logdet.to(_first(x).dtype)
+        return self._leave(y, self.split_out, like=x), logdet.to(first_stream(x).dtype)
 
     def inverse_with_logdet(self, y: S, context: Any = None) -> tuple[S, Tensor]:
         """Apply the inverse map and measure its change of volume.
@@ -203,14 +128,14 @@ class Bijection(nn.Module, ABC):
             The preimage x, and log|det(dx/dy)| at y, which is minus the forward one at x: nats, shape (batch,).
         """
         x, logdet = self._inverse_with_logdet(self._enter(y, self.split_out, context), context)
-        return self._leave(x, self.split_in, like=y), logdet.to(_first(y).dtype)
+        return self._leave(x, self.split_in, like=y), logdet.to(first_stream(y).dtype)
 
     def _enter(self, x: State, split: Split | None, context: Any) -> State:
         name = type(self).__name__
         if (context is not None) != self.takes_context:
             raise _context_error(name, self.takes_context)
         if isinstance(x, tuple):
-            return _check_streams(x, split, name)
+            return check_streams(x, split, name)
         check_floating(x, name)
         if x.ndim < 1:
             raise ShapeError(f"{name} works on batches", expected="shape (batch, ...)", got=describe(x))
@@ -222,32 +147,11 @@ class Bijection(nn.Module, ABC):
         return cast(S, (y,) if isinstance(y, Tensor) and isinstance(like, tuple) else y)
 
 
-def _first(x: State) -> Tensor:
-    return x[0] if isinstance(x, tuple) else x
-
-
 def _context_error(name: str, wanted: bool) -> ContextError:
     if wanted:
         return ContextError(f"{name} is conditional", expected="a context", got="None", hint="pass context=...")
     hint = "leave it out, or build the layer with takes_context=True"
     return ContextError(f"{name} is not conditional", expected="no context", got="one", hint=hint)
-
-
-def _check_streams(x: Streams, split: Split | None, name: str) -> State:
-    n_streams = split.n_streams if split else 1
-    if len(x) != n_streams:
-        expected = f"a tensor or a tuple of {n_streams}"
-        raise ShapeError(f"{name} got the wrong number of streams", expected=expected, got=describe(x))
-    for stream in x:
-        check_floating(stream, name)
-    if len({(stream.dtype, stream.device) for stream in x}) > 1:
-        raise DtypeError(f"{name} got unlike streams", expected="one dtype and device", got=[s.dtype for s in x])
-    if any(stream.shape[0] != x[0].shape[0] for stream in x):
-        got = [describe(s) for s in x]
-        raise ShapeError(f"{name} got unlike streams", expected="one batch size", got=got)
-    for stream, size in zip(x, (split.sizes if split else None) or (), strict=False):
-        check_channels(stream, size, name, split.dim if split else 1)
-    return x if split else x[0]
 
 
 def zero_logdet(x: State) -> Tensor:
@@ -259,7 +163,7 @@ def zero_logdet(x: State) -> Tensor:
     Returns:
         Zeros, shape (batch,), in x's dtype.
     """
-    first = _first(x)
+    first = first_stream(x)
     return torch.zeros(first.shape[0], dtype=first.dtype, device=first.device)
 
 
@@ -313,7 +217,7 @@ class Chain(Bijection):
     def _forward(self, x: State, context: Any) -> State:
         split = self.split_in
         for member in self:
-            x = _convert(x, split, member.split_in)
+            x = convert(x, split, member.split_in)
             x = _call(member, x, member.split_out, context if member.takes_context else None)
             split = member.split_out
         return x
@@ -321,7 +225,7 @@ class Chain(Bijection):
     def _inverse(self, y: State, context: Any) -> State:
         split = self.split_out
         for member in reversed(list(self)):
-            y = _convert(y, split, member.split_out)
+            y = convert(y, split, member.split_out)
             y = _call(member.inverse, y, member.split_in, context if member.takes_context else None)
             split = member.split_in
         return y
@@ -330,7 +234,7 @@ class Chain(Bijection):
         self._check_volume()
         split, total = self.split_in, zero_logdet(x)
         for member in self:
-            x = _convert(x, split, member.split_in)
+            x = convert(x, split, member.split_in)
             x, logdet = member._forward_with_logdet(x, context if member.takes_context else None)
             split, total = member.split_out, total + logdet
         return x, total
@@ -339,7 +243,7 @@ class Chain(Bijection):
         self._check_volume()
         split, total = self.split_out, zero_logdet(y)
         for member in reversed(list(self)):
-            y = _convert(y, split, member.split_out)
+            y = convert(y, split, member.split_out)
             y, logdet = member._inverse_with_logdet(y, context if member.takes_context else None)
             split, total = member.split_in, total + logdet
         return y, total

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from invertible._checks import describe, explained
-from invertible.bijection import Bijection, Split, Streams, VolumePreserving
+from invertible.bijection import Bijection, VolumePreserving
 from invertible.errors import ConfigError, DtypeError, ShapeError
+from invertible.streams import Split, Streams
 
 Target = Literal["first", "second"]
 

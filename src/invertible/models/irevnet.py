@@ -14,10 +14,11 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from invertible.bijection import Bijection, Chain, Split, Streams, VolumePreserving
+from invertible.bijection import Bijection, Chain, VolumePreserving
 from invertible.errors import ConfigError
 from invertible.layers import InjectivePad, Squeeze
 from invertible.models.classifier import Classifier, PoolingHead
+from invertible.streams import Split, Streams
 
 
 @dataclass(frozen=True)

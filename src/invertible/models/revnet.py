@@ -15,11 +15,12 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from invertible.bijection import Chain, Split
+from invertible.bijection import Chain
 from invertible.errors import ConfigError
 from invertible.layers import AdditiveCoupling
 from invertible.models.classifier import PoolingHead, check_input
 from invertible.models.resnet import (
+from invertible.streams import Split
     Stem,
     check_choices,
     check_plan,
