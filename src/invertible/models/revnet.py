@@ -20,7 +20,6 @@ from invertible.errors import ConfigError
 from invertible.layers import AdditiveCoupling
 from invertible.models.classifier import PoolingHead, check_input
 from invertible.models.resnet import (
-from invertible.streams import Split
     Stem,
     check_choices,
     check_plan,
@@ -31,6 +30,7 @@ from invertible.streams import Split
     n_features,
     preactivated,
 )
+from invertible.streams import Split
 
 Block = Literal["basic", "bottleneck"]
 _HALVES = Split()
