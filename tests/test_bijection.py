@@ -309,3 +309,58 @@ def test_abstract_classes_cannot_be_built() -> None:
     for abstract in (Bijection, VolumePreserving):
         with pytest.raises(TypeError, match="abstract"):
             abstract()
+
+
+def test_no_logdet_of_what_bends_before_a_cut() -> None:
+    """The chain of inverses, written by hand, is refused as the inverse of the chain is."""
+    chain = Chain(InjectivePad(1, 3), affine(2, 2))
+    backwards, x = Chain(Inverse(chain[1]), Inverse(chain[0])), torch.randn(2, 1)
+    y = chain(x)
+    assert_close(backwards(y), x)
+    for method, point in (("forward_with_logdet", y), ("inverse_with_logdet", x)):
+        with pytest.raises(ConfigError, match="no sum: expected only permutations and the like before Inverse"):
+            getattr(backwards, method)(point)
+
+
+class Swap(VolumePreserving):
+    """Wrong for odd sizes: it declares halves and leaves them the other way round."""
+
+    split_in = split_out = Split()
+
+    def _forward(self, x, context):
+        return x[1], x[0]
+
+    def _inverse(self, y, context):
+        return y[1], y[0]
+
+
+def test_streams_must_come_out_as_declared() -> None:
+    assert Swap()(torch.zeros(2, 4)).shape == (2, 4)
+    with pytest.raises(ShapeError, match="Swap's output got the wrong number of channels"):
+        Swap()(torch.zeros(2, 5))
+
+
+class WrongLogdet(VolumePreserving):
+    """Its log-determinant is what it is given."""
+
+    def __init__(self, logdet) -> None:
+        super().__init__()
+        self.logdet = logdet
+
+    def _forward(self, x, context):
+        return x
+
+    def _inverse(self, y, context):
+        return y
+
+    def _forward_with_logdet(self, x, context):
+        return x, self.logdet
+
+
+@pytest.mark.parametrize("logdet", [torch.tensor(1.0), torch.zeros(3, 6), torch.zeros(4), 0.5])
+@pytest.mark.parametrize("in_chain", [False, True])
+@pytest.mark.usefixtures("unchecked")
+def test_log_determinants_have_one_number_per_element(logdet: object, in_chain: bool) -> None:
+    layer = WrongLogdet(logdet)
+    with pytest.raises(ShapeError, match=r"WrongLogdet's log-determinant: expected shape \(3,\)"):
+        (Chain(layer) if in_chain else layer).forward_with_logdet(torch.zeros(3, 6))

@@ -314,3 +314,32 @@ def test_resuming_a_finished_run_reports_it_again(trained: Path, capsys: pytest.
     assert main(["resume", str(trained)]) == 0
     assert f"All figures: {trained}/metrics.json" in capsys.readouterr().out
     assert (trained / "model.safetensors").read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["x.txt", "x", "."])
+def test_reconstruct_refuses_a_place_that_is_no_picture(trained: Path, tmp_path: Path, capsys, name: str) -> None:
+    assert main(["reconstruct", str(trained), "--out", str(tmp_path / name)]) == 2
+    assert "unknown kind of picture" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_reconstruct_never_replaces_the_user_s_picture(trained: Path, tmp_path: Path, capsys) -> None:
+    photo = tmp_path / "photo.png"
+    Image.new("L", (20, 20), 99).save(photo)
+    before = photo.read_bytes()
+    assert main(["reconstruct", str(trained), "--image", str(photo), "--out", str(photo)]) == 2
+    assert "would replace --image" in capsys.readouterr().err
+    assert photo.read_bytes() == before
+
+
+def test_demo_replaces_only_a_demo(trained: Path, capsys) -> None:
+    before = (trained / "recipe.yaml").read_text()
+    (trained / "recipe.yaml").write_text(before.replace("title: ", "title: my own "))
+    assert main(["demo", "--out", str(trained)]) == 2
+    assert "holds a run already" in capsys.readouterr().err
+    (trained / "recipe.yaml").write_text(before)
+
+
+def test_a_data_dir_that_is_not_there(trained: Path, capsys) -> None:
+    assert main(["evaluate", str(trained), "--data-dir", "/nowhere/at/all"]) == 2
+    assert "no such --data-dir" in capsys.readouterr().err

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from invertible.errors import DtypeError, InvertibleError, NonFiniteError, ShapeError
+from invertible.errors import ConfigError, ContextError, DtypeError, InvertibleError, NonFiniteError, ShapeError
 
 
 def describe(x: object) -> str:
@@ -110,7 +110,7 @@ def _shape_hint(x: Tensor, shape: Sequence[int]) -> str:
 
 
 def check_finite(x: Tensor, name: str) -> None:
-    """Refuse NaN and infinity. Where values are unknown (torch.compile, torch.export, meta tensors) nothing is checked.
+    """Refuse NaN and infinity. Where values are unknown (compile, export, vmap, meta tensors) nothing is checked.
 
     Args:
         x: Any tensor.
@@ -119,13 +119,22 @@ def check_finite(x: Tensor, name: str) -> None:
     Raises:
         NonFiniteError: If an element is NaN or infinite; the message counts them and names the first.
     """
-    if torch.compiler.is_compiling() or x.is_meta or bool(torch.isfinite(x).all()):
+    if torch.compiler.is_compiling() or x.is_meta or _is_finite(x):
         return
     bad = ~torch.isfinite(x)
     first = tuple(int(i) for i in bad.nonzero()[0])
     got = f"{int(bad.sum())} NaN or infinite of {x.numel()}, the first at index {first}"
     hint = "torch.nan_to_num(x), or find where they come from"
     raise NonFiniteError(f"{name} must be finite", expected="only finite values", got=got, hint=hint)
+
+
+def _is_finite(x: Tensor) -> bool:
+    try:
+        return bool(torch.isfinite(x).all())
+    except RuntimeError as error:  # under torch.func.vmap there is no one value to look at
+        if "vmap" in str(error):
+            return True
+        raise
 
 
 def check_placement(x: Tensor, module: nn.Module, name: str) -> None:
@@ -157,7 +166,7 @@ def _placement_error(x: Tensor, module: nn.Module, name: str) -> DtypeError | No
     return None
 
 
-def explained(error: RuntimeError, x: Tensor, module: nn.Module, name: str) -> Exception:
+def explained(error: RuntimeError | TypeError, x: Tensor, module: nn.Module, name: str) -> Exception:
     """The clearest account of why a user's network failed on x: dtype or device, else torch's own error with a note.
 
     Args:
@@ -174,5 +183,11 @@ def explained(error: RuntimeError, x: Tensor, module: nn.Module, name: str) -> E
     clearer = _placement_error(x, module, name)
     if clearer is not None:
         return clearer
+    if isinstance(error, TypeError) and "positional argument" in str(error):
+        hint = "takes_context=True if the network's forward takes (x, context), False if it takes x alone"
+        return ContextError(f"{name} and its network disagree about the context", got=str(error), hint=hint)
+    if "modified inplace" in str(error) or "modified by an inplace" in str(error):
+        hint = "inplace=False in its first layers (ReLU), no x.mul_() on its input"
+        return ConfigError(f"{name}'s network must leave its input alone", got="a change in place", hint=hint)
     error.add_note(f"{name} called its network {type(module).__name__} on a tensor of {describe(x)}.")
     return error

@@ -16,7 +16,16 @@ from torch import Tensor, nn
 
 from invertible._checks import check_floating, describe
 from invertible.errors import ConfigError, ContextError, DtypeError, ShapeError
-from invertible.streams import Split, State, Streams, check_streams, convert, first_stream
+from invertible.streams import (
+    Split,
+    State,
+    Streams,
+    check_logdet,
+    check_result,
+    check_streams,
+    convert,
+    first_stream,
+)
 
 S = TypeVar("S", Tensor, tuple[Tensor, ...], State)
 
@@ -41,6 +50,7 @@ class Bijection(nn.Module, ABC):
         split_out: How they leave their output parted.
         takes_context: Whether the map depends on a context (any value; its network gets it as second argument).
         is_onto: Whether every point is an image; injective maps into a larger space are not.
+        is_total: Whether every point has an image; the inverse of an injective map is defined on its image only.
         is_isometric: Whether distances are kept, as by permutations and padding.
 
     Example:
@@ -63,6 +73,7 @@ class Bijection(nn.Module, ABC):
     split_out: Split | None = None
     takes_context: bool = False
     is_onto: bool = True
+    is_total: bool = True
     is_isometric: bool = False
 
     @abstractmethod
@@ -115,6 +126,7 @@ class Bijection(nn.Module, ABC):
             space it is log det(J^T J) / 2.
         """
         y, logdet = self._forward_with_logdet(self._enter(x, self.split_in, context), context)
+        check_logdet(logdet, x, type(self).__name__)
         return self._leave(y, self.split_out, like=x), logdet.to(first_stream(x).dtype)
 
     def inverse_with_logdet(self, y: S, context: Any = None) -> tuple[S, Tensor]:
@@ -128,6 +140,7 @@ class Bijection(nn.Module, ABC):
             The preimage x, and log|det(dx/dy)| at y, which is minus the forward one at x: nats, shape (batch,).
         """
         x, logdet = self._inverse_with_logdet(self._enter(y, self.split_out, context), context)
+        check_logdet(logdet, y, type(self).__name__)
         return self._leave(x, self.split_in, like=y), logdet.to(first_stream(y).dtype)
 
     def _enter(self, x: State, split: Split | None, context: Any) -> State:
@@ -142,6 +155,7 @@ class Bijection(nn.Module, ABC):
         return split.part(x) if split else x
 
     def _leave(self, y: State, split: Split | None, like: S) -> S:
+        check_result(y, split, type(self).__name__)
         if isinstance(like, Tensor) and split is not None:
             return cast(S, split.merge(cast(Streams, y)))
         return cast(S, (y,) if isinstance(y, Tensor) and isinstance(like, tuple) else y)
@@ -209,7 +223,7 @@ class Chain(Bijection):
                 raise DtypeError(f"member {i} of a Chain", expected="a Bijection", got=describe(bijection), hint=hint)
             self.add_module(str(i), bijection)
         self.takes_context = any(b.takes_context for b in bijections)
-        self.is_onto = all(b.is_onto for b in bijections)
+        self.is_onto, self.is_total = all(b.is_onto for b in bijections), all(b.is_total for b in bijections)
         self.is_isometric = all(b.is_isometric for b in bijections)
         if bijections:
             self.split_in, self.split_out = bijections[0].split_in, bijections[-1].split_out
@@ -236,6 +250,7 @@ class Chain(Bijection):
         for member in self:
             x = convert(x, split, member.split_in)
             x, logdet = member._forward_with_logdet(x, context if member.takes_context else None)
+            check_logdet(logdet, x, type(member).__name__)
             split, total = member.split_out, total + logdet
         return x, total
 
@@ -245,18 +260,21 @@ class Chain(Bijection):
         for member in reversed(list(self)):
             y = convert(y, split, member.split_out)
             y, logdet = member._inverse_with_logdet(y, context if member.takes_context else None)
+            check_logdet(logdet, y, type(member).__name__)
             split, total = member.split_in, total + logdet
         return y, total
 
     def _check_volume(self) -> None:
         members = list(self)
-        first = next((i for i, member in enumerate(members) if not member.is_onto), len(members))
-        bent = next((member for member in members[first + 1 :] if not member.is_isometric), None)
-        if bent is not None:
-            name, got = type(members[first]).__name__, f"{type(bent).__name__} after it"
-            hint = "a bijective network (no padding), or forward and inverse without log-determinant"
-            expected = f"only permutations and the like after {name}"
-            raise ConfigError("this chain's log-determinant is no sum", expected=expected, got=got, hint=hint)
+        padded = next((i for i, member in enumerate(members) if not member.is_onto), len(members))
+        cut = next((i for i in reversed(range(len(members))) if not members[i].is_total), 0)
+        for i, member in enumerate(members):
+            if (i > padded or i < cut) and not member.is_isometric:
+                name = type(members[padded if i > padded else cut]).__name__
+                where = "after" if i > padded else "before"
+                hint = "a bijective network (no padding), or forward and inverse without log-determinant"
+                expected, got = f"only permutations and the like {where} {name}", f"{type(member).__name__} {where} it"
+                raise ConfigError("this chain's log-determinant is no sum", expected=expected, got=got, hint=hint)
 
     def __len__(self) -> int:
         return len(self._modules)
@@ -294,7 +312,8 @@ class Inverse(Bijection):
             raise DtypeError("Inverse turns round", expected="a Bijection", got=describe(bijection))
         self.bijection = bijection
         self.takes_context = bijection.takes_context
-        self.is_onto, self.is_isometric = bijection.is_onto, bijection.is_isometric
+        self.is_onto, self.is_total = bijection.is_total, bijection.is_onto
+        self.is_isometric = bijection.is_isometric
         self.split_in, self.split_out = bijection.split_out, bijection.split_in
 
     def _forward(self, x: State, context: Any) -> State:

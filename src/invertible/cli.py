@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,6 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     style = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser("invertible", description=DESCRIPTION, epilog=EPILOG, formatter_class=style)
+    parser.add_argument("--version", action="version", version=version("invertible"))
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def add(name: str, run: Callable[..., None], text: str, add_help: bool = True) -> argparse.ArgumentParser:
@@ -77,7 +79,11 @@ def _parser() -> argparse.ArgumentParser:
     reconstruct = add("reconstruct", _reconstruct, "reconstruct images from the last representation; writes a picture")
     _add_run(reconstruct)
     reconstruct.add_argument("--image", type=Path, help="any picture of yours; default: the test images")
-    reconstruct.add_argument("--out", type=Path, help="the PNG to write (default: RUN/reconstruction.png)")
+    reconstruct.add_argument(
+        "--out",
+        type=Path,
+        help="the PNG to write (default: RUN/reconstruction.png, RUN/reconstruction-NAME.png for --image)",
+    )
     add("recipes", _recipes, "list the recipes that ship with the library")
     return parser
 
@@ -111,40 +117,53 @@ def _add_run(command: argparse.ArgumentParser) -> None:
 def _demo(options: argparse.Namespace, rest: list[str]) -> None:
     from invertible.train import read_recipe, train
 
-    metrics = train(read_recipe("irevnet/digits"), options.out, overwrite=True)
+    recipe = read_recipe("irevnet/digits")
+    metrics = train(recipe, options.out, overwrite=_is_demo(options.out, recipe.title))
     _report(metrics, options.out)
 
 
-def _train(options: argparse.Namespace, rest: list[str]) -> None:
-    from invertible.train import InterruptedRun, read_recipe, train
+def _is_demo(folder: Path, title: str) -> bool:
+    from invertible.train import read_recipe
 
+    return (folder / "recipe.yaml").is_file() and read_recipe(folder / "recipe.yaml").title == title
+
+
+def _train(options: argparse.Namespace, rest: list[str]) -> None:
+    from invertible.train import read_recipe, train
+
+    _check_data_dir(options.data_dir)
     overrides = [*rest, "--data.data_dir", options.data_dir] if options.data_dir else rest
     recipe = read_recipe(options.recipe, overrides)
     folder = options.out or Path("runs") / Path(options.recipe).with_suffix("").as_posix().strip("./").replace("/", "-")
     try:
         _report(train(recipe, folder, overwrite=options.overwrite), folder)
-    except InterruptedRun:
+    except KeyboardInterrupt:
         _say_resume(folder)
         raise
 
 
 def _resume(options: argparse.Namespace, rest: list[str]) -> None:
-    from invertible.train import InterruptedRun, resume
+    from invertible.train import resume
 
     try:
         _report(resume(options.folder), options.folder)
-    except InterruptedRun:
+    except KeyboardInterrupt:
         _say_resume(options.folder)
         raise
 
 
 def _say_resume(folder: Path) -> None:
-    _print(f"Saved. Go on with:  invertible resume {folder}", is_error=True)
+    from invertible.train.checkpoint import has_checkpoint
+
+    if int(os.environ.get("RANK", "0")) == 0 and (folder / "recipe.yaml").is_file():
+        what = "Saved" if has_checkpoint(folder) else "Nothing saved yet"
+        _print(f"{what}. Go on with:  invertible resume {folder}", is_error=True)
 
 
 def _evaluate(options: argparse.Namespace, rest: list[str]) -> None:
     from invertible.train import assess, load_run
 
+    _check_data_dir(options.data_dir)
     run = load_run(options.folder, dtype=options.dtype)
     _table(assess(run, run.test_images(options.data_dir)), f"{options.folder} on its test images")
 
@@ -153,7 +172,8 @@ def _reconstruct(options: argparse.Namespace, rest: list[str]) -> None:
     from invertible.train import load_run, reconstruct_file, reconstruct_images
 
     run = load_run(options.folder, dtype=options.dtype)
-    path = options.out or options.folder / "reconstruction.png"
+    _check_data_dir(options.data_dir)
+    path = _picture_path(options)
     if options.image is None:
         figures, note = reconstruct_images(run, run.test_images(options.data_dir), path), None
     else:
@@ -162,6 +182,26 @@ def _reconstruct(options: argparse.Namespace, rest: list[str]) -> None:
         _print(f"note: the picture was {note}")
     _table(figures, "reconstruction error, in units of the pixel range")
     _print(f"picture: {path}")
+
+
+def _picture_path(options: argparse.Namespace) -> Path:
+    # Where the picture goes: never over the user's own one.
+    from invertible.errors import ConfigError
+
+    stem = "reconstruction" if options.image is None else f"reconstruction-{options.image.stem}"
+    path = options.out or options.folder / f"{stem}.png"
+    if path.suffix.lower() not in (".png", ".pdf", ".svg", ".jpg"):
+        raise ConfigError("unknown kind of picture", expected="--out NAME.png (or .pdf, .svg, .jpg)", got=str(path))
+    if options.image is not None and path.resolve() == options.image.resolve():
+        raise ConfigError("--out would replace --image", expected="another file", got=str(path))
+    return path
+
+
+def _check_data_dir(data_dir: str | None) -> None:
+    from invertible.errors import DataError
+
+    if data_dir is not None and not Path(data_dir).expanduser().is_dir():
+        raise DataError("no such --data-dir", expected="a folder", got=data_dir, hint="its path, or leave it out")
 
 
 def _recipes(options: argparse.Namespace, rest: list[str]) -> None:

@@ -123,9 +123,56 @@ def check_streams(x: Streams, split: Split | None, name: str) -> State:
     if any(stream.shape[0] != x[0].shape[0] for stream in x):
         got = [describe(s) for s in x]
         raise ShapeError(f"{name} got unlike streams", expected="one batch size", got=got)
-    for stream, size in zip(x, (split.sizes if split else None) or (), strict=False):
-        check_channels(stream, size, name, split.dim if split else 1)
+    if split is not None:
+        _check_sizes(x, split, name)
     return x if split else x[0]
+
+
+def _check_sizes(x: Streams, split: Split, name: str) -> None:
+    total = sum(stream.shape[split.dim] if stream.ndim > split.dim else 0 for stream in x)
+    for stream, size in zip(x, split.sizes or (total // 2, total - total // 2), strict=True):
+        check_channels(stream, size, name, split.dim)
+
+
+def check_result(y: object, split: Split | None, name: str) -> None:
+    """Hold a map to the streams it declares.
+
+    Args:
+        y: What its hook returned.
+        split: How it says to leave its output parted.
+        name: The map.
+
+    Raises:
+        DtypeError: If it is no tensor (split None) or no tuple of that many.
+        ShapeError: If the streams have other sizes than declared.
+    """
+    if split is None:
+        if not isinstance(y, Tensor):
+            hint = "return a tensor, or declare split_in and split_out"
+            raise DtypeError(f"{name}'s hook returned the wrong kind", expected="a tensor", got=describe(y), hint=hint)
+        return
+    if not isinstance(y, tuple) or len(y) != split.n_streams:
+        expected = f"a tuple of {split.n_streams} streams"
+        raise DtypeError(f"{name}'s hook returned the wrong kind", expected=expected, got=describe(y))
+    _check_sizes(y, split, f"{name}'s output")
+
+
+def check_logdet(logdet: object, x: State, name: str) -> None:
+    """Hold a map to one log-determinant per element of the batch.
+
+    Args:
+        logdet: What its hook returned.
+        x: Its input.
+        name: The map.
+
+    Raises:
+        ShapeError: If it is no tensor of shape (batch,).
+    """
+    batch = first_stream(x).shape[0]
+    if not isinstance(logdet, Tensor) or logdet.ndim != 1 or logdet.shape[0] != batch:
+        hint = "sum over all dimensions but the first; expand what is the same for all: logdet.expand(len(x))"
+        got = describe(logdet)
+        raise ShapeError(f"{name}'s log-determinant", expected=f"shape ({batch},)", got=got, hint=hint)
 
 
 def first_stream(x: State) -> Tensor:

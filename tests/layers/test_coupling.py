@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from cases import Constant, add, affine, assert_close, mlp
 from invertible import Bijection
-from invertible.errors import ConfigError, DtypeError, InvertibleError, ShapeError
+from invertible.errors import ConfigError, ContextError, DtypeError, InvertibleError, ShapeError
 from invertible.layers import AdditiveCoupling, AffineCoupling
 
 
@@ -274,3 +274,32 @@ def test_wrong_number_of_channels() -> None:
 def test_streams_of_other_sizes_than_declared() -> None:
     with pytest.raises(ShapeError):
         AdditiveCoupling(mlp(3, 3), sizes=(2, 4))((torch.zeros(1, 3), torch.zeros(1, 3)))
+
+
+@both
+@pytest.mark.parametrize("with_gradient", [False, True])
+def test_network_that_changes_its_input_in_place(coupling: type[Bijection], with_gradient: bool) -> None:
+    n_out = 3 if coupling is AdditiveCoupling else 6
+    layer = coupling(nn.Sequential(nn.ReLU(inplace=True), nn.Linear(3, n_out)))
+    with (
+        torch.set_grad_enabled(with_gradient),
+        pytest.raises(ConfigError, match=r"leave its input alone.*inplace=False"),
+    ):
+        layer(torch.randn(4, 6))
+
+
+class Disagreeing(nn.Module):
+    def forward(self, x: Tensor, context: Tensor) -> Tensor:
+        return x + context
+
+
+def test_network_and_flag_disagree_about_the_context() -> None:
+    with pytest.raises(ContextError, match=r"disagree about the context.*takes_context=True"):
+        AdditiveCoupling(Disagreeing())(torch.zeros(1, 4))
+    with pytest.raises(ContextError, match="disagree about the context"):
+        AdditiveCoupling(nn.Linear(2, 2), takes_context=True)(torch.zeros(1, 4), torch.zeros(1, 2))
+
+
+def test_repr_shows_the_roles() -> None:
+    layer = AffineCoupling(mlp(1, 6), target="first", sizes=(3, 1), scale_bound=1.5)
+    assert "target='first', sizes=(3, 1), dim=1, scale_bound=1.5" in repr(layer)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from invertible.data import Batches
-from invertible.errors import CheckpointError, ConfigError, NonFiniteError, ShapeError
+from invertible.errors import CheckpointError, ConfigError, DataError, NonFiniteError, ShapeError
 from invertible.models import Classifier
 from invertible.train import Recipe, assess, load_run, read_recipe, resume, train
 from invertible.train.evaluate import evaluate_classifier, evaluate_reconstruction, reconstruction_error
@@ -89,7 +90,7 @@ def test_what_a_run_leaves(tmp_path: Path) -> None:
     metrics = train(recipe(), tmp_path / "a" / "b", quiet=True)
     names = {path.name for path in (tmp_path / "a" / "b").iterdir()} - {"tensorboard"}
     assert names == {
-        *("recipe.yaml", "model.safetensors", "model.json", "metrics.json"),
+        *("recipe.yaml", "data.json", "model.safetensors", "model.json", "metrics.json"),
         *("history.csv", "curves.png", "reconstruction.png", "checkpoint"),
     }
     assert json.loads((tmp_path / "a" / "b" / "metrics.json").read_text()) == metrics
@@ -246,3 +247,50 @@ def test_a_resnet_says_that_it_cannot_reconstruct(tmp_path: Path) -> None:
     words = r"this network cannot reconstruct: expected a Classifier, got resnet, which drops.*Try: train an i-RevNet"
     with pytest.raises(ConfigError, match=words):
         _ = run.classifier
+
+
+def test_resume_refuses_other_images_and_weights_alone(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    train(recipe(), folder, quiet=True)
+    described = (folder / "data.json").read_text()
+    (folder / "data.json").write_text(described.replace('"fingerprint": "', '"fingerprint": "0'))
+    with pytest.raises(CheckpointError, match=r"was trained on other images: expected the \d+ images it began with"):
+        resume(folder, quiet=True)
+    (folder / "data.json").write_text(described)
+    shutil.rmtree(folder / "checkpoint")
+    weights = (folder / "model.safetensors").read_bytes()
+    with pytest.raises(CheckpointError, match="cannot be resumed: expected a resumable state"):
+        resume(folder, quiet=True)
+    assert (folder / "model.safetensors").read_bytes() == weights
+
+
+def test_equal_runs_leave_equal_files(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        train(recipe(), tmp_path / name, quiet=True)
+    a, b = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("a", "b"))
+    assert a == b
+
+
+def test_train_leaves_a_folder_of_other_files_alone(tmp_path: Path) -> None:
+    (tmp_path / "metrics.json").write_text("mine")
+    with pytest.raises(CheckpointError, match="holds files that are no run's"):
+        train(recipe(), tmp_path, overwrite=True, quiet=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["metrics.json"]
+
+
+def test_overwrite_leaves_nothing_of_the_old_run(tmp_path: Path) -> None:
+    train(recipe(), tmp_path / "run", quiet=True)
+    broken = recipe()
+    broken.optimizer.lr = 1e30
+    with pytest.raises(NonFiniteError):
+        train(broken, tmp_path / "run", overwrite=True, quiet=True)
+    left = {path.name for path in (tmp_path / "run").iterdir()}
+    assert not left & {"history.csv", "curves.png", "reconstruction.png", "metrics.json", "model.safetensors"}
+
+
+def test_other_classes_than_the_run_s_are_refused(tmp_path: Path) -> None:
+    train(recipe(), tmp_path / "run", quiet=True)
+    run = load_run(tmp_path / "run")
+    run.record["classes"][0] = "cat"
+    with pytest.raises(DataError, match=r"other classes than the run's: expected .'cat'"):
+        run.test_images()

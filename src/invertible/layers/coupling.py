@@ -27,7 +27,11 @@ class _Roles:
             raise ConfigError("a coupling has a bad target", expected="'first' or 'second'", got=repr(target))
         if split.n_streams != 2:
             raise ConfigError("a coupling works on two streams", expected="2 sizes", got=split.sizes)
-        self.second, self.dim = target == "second", split.dim
+        self.second, self.dim, self.sizes = target == "second", split.dim, split.sizes
+
+    def describe(self, takes_context: bool) -> str:
+        parts = [f"target={'second' if self.second else 'first'!r}", f"sizes={self.sizes}", f"dim={self.dim}"]
+        return ", ".join(parts + ["takes_context=True"] * takes_context)
 
     def read(self, streams: Streams) -> tuple[Tensor, Tensor]:  # (source, target)
         first, second = streams
@@ -38,13 +42,24 @@ class _Roles:
 
 
 def _run(network: nn.Module, source: Tensor, context: Any, name: str) -> Tensor:
+    version = _version(source)
     try:
-        return network(source) if context is None else network(source, context)
-    except RuntimeError as error:
+        out = network(source) if context is None else network(source, context)
+    except (RuntimeError, TypeError) as error:
         clearer = explained(error, source, network, name)
         if clearer is error:
             raise
         raise clearer from error
+    if _version(source) != version:
+        hint = "inplace=False in its first layers (ReLU), no x.mul_() on its input"
+        got = f"{type(network).__name__} changing it in place"
+        raise ConfigError(f"{name}'s network must leave its input alone", expected="x unchanged", got=got, hint=hint)
+    return out
+
+
+def _version(x: Tensor) -> int:
+    """How often x was changed in place, where PyTorch counts that."""  # noqa: DOC201
+    return 0 if torch.compiler.is_compiling() or x.is_inference() else x._version
 
 
 def _check_output(out: object, target: Tensor, shape: tuple[int, ...], name: str) -> None:
@@ -93,6 +108,14 @@ class AdditiveCoupling(VolumePreserving):
         split = self.split_in = self.split_out = Split(sizes, dim)
         self._roles = _Roles(network, target, split)
         self.network, self.takes_context = network, takes_context
+
+    def extra_repr(self) -> str:
+        """What `print(module)` shows.
+
+        Returns:
+            Roles and split.
+        """
+        return self._roles.describe(self.takes_context)
 
     def _forward(self, x: Streams, context: Any) -> Streams:
         source, target = self._roles.read(x)
@@ -154,6 +177,14 @@ class AffineCoupling(Bijection):
         self._roles = _Roles(network, target, split)
         self.network, self.takes_context = network, takes_context
         self.scale_bound = scale_bound
+
+    def extra_repr(self) -> str:
+        """What `print(module)` shows.
+
+        Returns:
+            Roles, split and bound.
+        """
+        return f"{self._roles.describe(self.takes_context)}, scale_bound={self.scale_bound}"
 
     def _forward(self, x: Streams, context: Any) -> Streams:
         return self._forward_with_scale(x, context)[0]

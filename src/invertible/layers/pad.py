@@ -70,7 +70,7 @@ class InjectivePad(VolumePreserving):
                 expected=f"padding channels of at most {tolerance * scale:.3g}",
                 got=f"{largest:.3g}",
                 hint="is this really an output of this network, in the same train/eval mode? If rounding did it:"
-                " float64, or tolerance=...",
+                " float64, or a larger `tolerance` (an attribute of this layer)",
             )
 
     def extra_repr(self) -> str:

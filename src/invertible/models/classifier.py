@@ -29,6 +29,7 @@ class Classifier(nn.Module):
         body: The invertible part.
         head: From the representation to the logits.
         in_shape: Shape of one input, without the batch; None leaves it unchecked.
+        representation_shape: Likewise of one representation.
 
     Raises:
         ShapeError: When called: if the shape does not fit.
@@ -44,10 +45,17 @@ class Classifier(nn.Module):
         (torch.Size([5, 10]), True)
     """
 
-    def __init__(self, body: Bijection, head: nn.Module, in_shape: Sequence[int] | None = None) -> None:
+    def __init__(
+        self,
+        body: Bijection,
+        head: nn.Module,
+        in_shape: Sequence[int] | None = None,
+        representation_shape: Sequence[int] | None = None,
+    ) -> None:
         super().__init__()
         self.body, self.head = body, head
         self.in_shape = None if in_shape is None else tuple(in_shape)
+        self.representation_shape = None if representation_shape is None else tuple(representation_shape)
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits.
@@ -81,22 +89,23 @@ class Classifier(nn.Module):
         Returns:
             The batch, then `in_shape`.
         """
-        check_input(representation, self, None)
+        check_input(representation, self, self.representation_shape, "Classifier.reconstruct (takes representations)")
         x = self.body.inverse(representation)
         if self.in_shape is not None:
             check_event_shape(x, self.in_shape, "Classifier.reconstruct's result")
         return x
 
 
-def check_input(x: Tensor, model: nn.Module, in_shape: Sequence[int] | None) -> None:
+def check_input(x: Tensor, model: nn.Module, in_shape: Sequence[int] | None, name: str = "") -> None:
     """What every model here asks of its input.
 
     Args:
         x: The batch.
         model: Whose parameters tell dtype and device.
         in_shape: Shape of one element; None: any.
+        name: Who asks, for the messages; by default the model's class.
     """
-    name = type(model).__name__
+    name = name or type(model).__name__
     check_floating(x, name)
     if in_shape is not None:
         check_event_shape(x, in_shape, name)

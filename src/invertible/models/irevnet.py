@@ -193,7 +193,9 @@ def _classifier(
         expected = f"in_shape of (channels, height, width), the last two multiples of {total}"
         raise ConfigError("an i-RevNet cannot divide the image", expected=expected, got=in_shape, hint=hint)
     body = _body(in_shape[0], init_squeeze, stages, residual)
-    return Classifier(body, PoolingHead(2 * stages[-1].channels, n_classes, momentum=0.9), in_shape)
+    n_out = 2 * stages[-1].channels
+    head = PoolingHead(n_out, n_classes, momentum=0.9)
+    return Classifier(body, head, in_shape, (n_out, in_shape[1] // total, in_shape[2] // total))
 
 
 def _body(n_channels: int, init_squeeze: int, stages: list[_Stage], residual: _MakeResidual) -> Chain:

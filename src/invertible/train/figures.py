@@ -89,7 +89,7 @@ def save_reconstructions(originals: Tensor, reconstructions: Tensor, path: Path,
 
 
 def _as_picture(image: Tensor) -> np.ndarray:
-    image = image.detach().cpu().float().clamp(0, 1)
+    image = image.detach().cpu().double().clamp(0, 1).mul(255).round().div(255)  # imshow would cut 207.9999 to 207
     return (image[0] if image.shape[0] == 1 else image[:3].permute(1, 2, 0)).numpy()
 
 

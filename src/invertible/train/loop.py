@@ -216,8 +216,7 @@ class Trainer:
             0,
         )  # four numbers: unlike the data's draws
         torch.manual_seed(seeded_generator(*key).initial_seed())
-        rate = (step, len(self.batches), training.epochs, self.options.optimizer.lr, self.options.schedule)
-        set_learning_rate(optimizer, learning_rate(*rate))
+        set_learning_rate(optimizer, self._rate(step))
         parts = list(zip(x.chunk(training.micro_batches), y.chunk(training.micro_batches), strict=True))
         for i, (part, labels) in enumerate(parts):
             with nullcontext() if i == len(parts) - 1 else self.accelerator.no_sync(wrapped):
@@ -230,6 +229,10 @@ class Trainer:
         optimizer.zero_grad(set_to_none=True)
         if self.average is not None:
             self.average.update_parameters(self.model)
+
+    def _rate(self, step: int) -> float:
+        options, n_steps = self.options, len(self.batches)
+        return learning_rate(step, n_steps, options.training.epochs, options.optimizer.lr, options.schedule)
 
     def _flush(self) -> None:
         """Look at the losses since the last time; on a GPU this waits for it, so it is not done at every step."""
@@ -254,7 +257,7 @@ class Trainer:
 
     def _close_epoch(self, epoch: int, evaluate: Evaluate, keep: KeepBest, log: RunLog) -> None:
         began = time.monotonic()
-        row = {"epoch": epoch + 1, "step": self.progress.step, "lr": self.raw_optimizer.param_groups[0]["lr"]}
+        row = {"epoch": epoch + 1, "step": self.progress.step, "lr": self._rate(self.progress.step - 1)}
         row |= {f"train_{name}": value for name, value in self._global_means().items()}
         model = self.kept_model.eval()
         if self.accelerator.num_processes > 1:  # DDP leaves each process with batch statistics of its own

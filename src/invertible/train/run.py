@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from invertible.data import Batches, Normalize
-from invertible.errors import CheckpointError, ConfigError
+from invertible.errors import CheckpointError, ConfigError, DataError
 from invertible.models import Classifier, build
 from invertible.train.checkpoint import load_weights
 from invertible.train.files import read_json, read_tensors, write_json, write_tensors, write_text
@@ -20,6 +20,7 @@ from invertible.train.read_recipe import read_recipe, write_recipe
 from invertible.train.recipe import Recipe
 
 RECIPE, WEIGHTS, RECORD, METRICS = "recipe.yaml", "model.safetensors", "model.json", "metrics.json"
+DATA = "data.json"
 EVALUATION_BATCH = 256
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
@@ -63,10 +64,18 @@ class Run:
 
         Returns:
             The images, padded as in training.
+
+        Raises:
+            DataError: If their classes are not those of the training.
         """
-        config = self.recipe.data
-        config.data_dir = data_dir or config.data_dir
-        return load_padded(config, "test")
+        config = replace(self.recipe.data, data_dir=data_dir or self.recipe.data.data_dir)
+        images = load_padded(config, "test")
+        if list(images.classes) != self.record["classes"]:
+            hint = "the same class folders as in training"
+            got = f"{list(images.classes)}"
+            expected = f"{self.record['classes']}"
+            raise DataError("these are other classes than the run's", expected=expected, got=got, hint=hint)
+        return images
 
     def prepare(self, pixels: Tensor) -> Tensor:
         """What the model wants to see.

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import platform
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +15,14 @@ from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 
 from invertible.data import Batches
+from invertible.data._console import announce
 from invertible.errors import CheckpointError, ConfigError
 from invertible.models import Classifier
 from invertible.train.assess import assess
 from invertible.train.checkpoint import FOLDER, has_checkpoint
 from invertible.train.evaluate import evaluate_classifier
 from invertible.train.figures import save_curves
-from invertible.train.files import write_json
+from invertible.train.files import read_json, write_json
 from invertible.train.loop import FitOptions, Trainer, make_accelerator
 from invertible.train.objective import Classification
 from invertible.train.prepare import Images, Splits, augmentations, prepare_data
@@ -27,6 +30,7 @@ from invertible.train.read_recipe import read_recipe
 from invertible.train.recipe import Recipe
 from invertible.train.reconstruct import reconstruct_images
 from invertible.train.run import (
+    DATA,
     EVALUATION_BATCH,
     METRICS,
     RECIPE,
@@ -57,14 +61,19 @@ def train(recipe: Recipe, folder: str | Path, *, overwrite: bool = False, quiet:
         CheckpointError: If the folder holds a run already or cannot be written to.
     """
     folder = Path(folder)
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / RECIPE).is_file():
+        hint = "--out with a new or an empty folder"
+        raise CheckpointError(f"{folder} holds files that are no run's", expected="a new folder", hint=hint)
     if (folder / RECIPE).is_file() and not overwrite:
         hint = f"`invertible resume {folder}` goes on with it, --overwrite replaces it, or another --out"
         raise CheckpointError(f"{folder} holds a run already", hint=hint)
+    recipe = _with_absolute_paths(recipe)
     accelerator, splits, model = _prepare(recipe)  # before anything is written: a bad recipe leaves nothing behind
     if accelerator.is_main_process:
         if folder.is_dir():
             _clear(folder)
         save_recipe(folder, recipe)
+        write_json(folder / DATA, {"fingerprint": splits.train.fingerprint(), "n_train": len(splits.train)})
     accelerator.wait_for_everyone()
     return _run(recipe, folder, splits, model, accelerator, quiet)
 
@@ -78,18 +87,61 @@ def resume(folder: str | Path, *, quiet: bool = False) -> dict[str, Any]:
 
     Returns:
         The figures, as `train` returns them. The weights are, to the bit, those of a run never stopped.
+
+    Raises:
+        CheckpointError: If the folder is no run, cannot be resumed, or the images are not those it began with.
     """
     folder = Path(folder)
     check_is_run(folder)
     recipe = read_recipe(folder / RECIPE)
+    if not has_checkpoint(folder) and (folder / WEIGHTS).is_file():
+        hint = f"`invertible train {folder / RECIPE} --out ANOTHER` trains it again from the start"
+        expected = f"a resumable state in {folder / FOLDER}"
+        raise CheckpointError(f"{folder} cannot be resumed", expected=expected, got="weights only", hint=hint)
     accelerator, splits, model = _prepare(recipe)
+    if (folder / DATA).is_file():
+        _check_same_data(folder, splits)
     return _run(recipe, folder, splits, model, accelerator, quiet)
 
 
+def _with_absolute_paths(recipe: Recipe) -> Recipe:
+    # So that the run can be evaluated from anywhere.
+    if recipe.data.data_dir is None:
+        return recipe
+    path = str(Path(recipe.data.data_dir).expanduser().resolve())
+    return replace(recipe, data=replace(recipe.data, data_dir=path))
+
+
+def _check_same_data(folder: Path, splits: Splits) -> None:
+    before, now = read_json(folder / DATA), splits.train.fingerprint()
+    if before.get("fingerprint") == now:
+        return
+    hint = "put the images back as they were, or train anew with another --out"
+    expected, got = f"the {before.get('n_train')} images it began with", f"{len(splits.train)} images, not the same"
+    raise CheckpointError(f"{folder} was trained on other images", expected=expected, got=got, hint=hint)
+
+
 def _clear(folder: Path) -> None:
-    # Weights of the run before, under the recipe of this one, would pass for its own.
-    for old in [*(folder / name for name in (METRICS, WEIGHTS, RECORD)), *folder.glob(f"{FOLDER}/*state*")]:
+    pictures = ("history.csv", "curves.png", "reconstruction.png")
+    names = (METRICS, WEIGHTS, RECORD, DATA, *pictures)
+    for old in [*(folder / name for name in names), *folder.glob(f"{FOLDER}/*state*")]:
         old.unlink(missing_ok=True)
+    shutil.rmtree(folder / "tensorboard", ignore_errors=True)
+
+
+def _say_what_begins(splits: Splits, model: nn.Module, step: int) -> None:
+    parts = {"training": splits.train, "validation": splits.validation, "test": splits.test}
+    sizes = ", ".join(f"{len(images):,} {name}" for name, images in parts.items() if images is not None)
+    n = sum(p.numel() for p in model.parameters())
+    announce(
+        f"{splits.train.name}: {sizes} images of {len(splits.train.classes)} classes; {n:,} parameters;"
+        f" {torch.get_num_threads()} CPU threads" + (f"; goes on at step {step}" if step else "")
+    )
+
+
+def _timeless(row: dict[str, float]) -> dict[str, float]:
+    # So that equal runs give equal files.
+    return {name: value for name, value in row.items() if name != "seconds"}
 
 
 def _prepare(recipe: Recipe) -> tuple[Accelerator, Splits, nn.Module]:
@@ -110,8 +162,10 @@ def _run(
 
     def keep(model: nn.Module, row: dict[str, float], is_best: bool) -> None:
         if is_best:
-            save_model(folder, model, record | {"epoch": row["epoch"], "metrics": row})
+            save_model(folder, model, record | {"epoch": row["epoch"], "metrics": _timeless(row)})
 
+    if not quiet and accelerator.is_main_process:
+        _say_what_begins(splits, network, trainer.progress.step)
     progress = trainer.fit(_evaluator(recipe, splits, accelerator), keep)
     metrics: dict[str, Any] = {}
     if accelerator.is_main_process:
