@@ -179,7 +179,7 @@ def _reconstruct(options: argparse.Namespace, rest: list[str]) -> None:
     else:
         figures, note = reconstruct_file(run, options.image, path)
     if note:
-        _print(f"note: the picture was {note}")
+        _print(f"note: {note}")
     _table(figures, "reconstruction error, in units of the pixel range")
     _print(f"picture: {path}")
 

@@ -136,6 +136,8 @@ def _no_irevnet(got: str) -> ConfigError:
 
 
 def _read(path: str | Path) -> dict[str, Tensor]:
+    if not Path(path).is_file():
+        raise CheckpointError("no weights", expected="a .safetensors file", got=f"no file {path}")
     if Path(path).suffix != ".safetensors":
         raise CheckpointError("a pickle is never opened", expected="a .safetensors file", got=path, hint=_CONVERT)
     try:
