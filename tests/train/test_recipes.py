@@ -15,6 +15,7 @@ from invertible.errors import ConfigError
 from invertible.models import build, names
 from invertible.train import Recipe, read_recipe, recipe_names
 from invertible.train.read_recipe import write_recipe
+from invertible.train.recipe import ModelConfig
 
 
 def leaves(kind: Any = Recipe, prefix: str = "") -> list[str]:
@@ -220,3 +221,9 @@ def test_help_lists_every_key_with_its_meaning(capsys: pytest.CaptureFixture[str
         "--data-dir",
     ):
         assert words in text
+
+
+def test_tuples_in_arguments_are_written_as_lists(tmp_path: Path) -> None:
+    recipe = Recipe(model=ModelConfig("irevnet", {"in_shape": (1, 8, 8), "n_blocks": (1, 1)}))
+    (tmp_path / "mine.yaml").write_text(write_recipe(recipe))
+    assert read_recipe(tmp_path / "mine.yaml").model.arguments == {"in_shape": [1, 8, 8], "n_blocks": [1, 1]}

@@ -90,7 +90,7 @@ def test_what_a_run_leaves(tmp_path: Path) -> None:
     metrics = train(recipe(), tmp_path / "a" / "b", quiet=True)
     names = {path.name for path in (tmp_path / "a" / "b").iterdir()} - {"tensorboard"}
     assert names == {
-        *("recipe.yaml", "data.json", "model.safetensors", "model.json", "metrics.json"),
+        *("recipe.yaml", "origin.json", "model.safetensors", "model.json", "metrics.json"),
         *("history.csv", "curves.png", "reconstruction.png", "checkpoint"),
     }
     assert json.loads((tmp_path / "a" / "b" / "metrics.json").read_text()) == metrics
@@ -252,11 +252,16 @@ def test_a_resnet_says_that_it_cannot_reconstruct(tmp_path: Path) -> None:
 def test_resume_refuses_other_images_and_weights_alone(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     train(recipe(), folder, quiet=True)
-    described = (folder / "data.json").read_text()
-    (folder / "data.json").write_text(described.replace('"fingerprint": "', '"fingerprint": "0'))
+    described = (folder / "origin.json").read_text()
+    (folder / "origin.json").write_text(described.replace('"fingerprint": "', '"fingerprint": "0'))
     with pytest.raises(CheckpointError, match=r"was trained on other images: expected the \d+ images it began with"):
         resume(folder, quiet=True)
-    (folder / "data.json").write_text(described)
+    (folder / "origin.json").write_text(described)
+    edited = (folder / "recipe.yaml").read_text()
+    (folder / "recipe.yaml").write_text(edited.replace("seed: 0", "seed: 7"))
+    with pytest.raises(CheckpointError, match=r"another recipe: expected training.seed=0, got training.seed=7"):
+        resume(folder, quiet=True)
+    (folder / "recipe.yaml").write_text(edited)
     shutil.rmtree(folder / "checkpoint")
     weights = (folder / "model.safetensors").read_bytes()
     with pytest.raises(CheckpointError, match="cannot be resumed: expected a resumable state"):

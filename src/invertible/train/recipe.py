@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -183,4 +184,4 @@ class Recipe:
         Returns:
             One dictionary per section.
         """
-        return asdict(self)
+        return json.loads(json.dumps(asdict(self)))  # tuples become lists, as YAML has them

@@ -20,7 +20,7 @@ from invertible.train.read_recipe import read_recipe, write_recipe
 from invertible.train.recipe import Recipe
 
 RECIPE, WEIGHTS, RECORD, METRICS = "recipe.yaml", "model.safetensors", "model.json", "metrics.json"
-DATA = "data.json"
+ORIGIN = "origin.json"
 EVALUATION_BATCH = 256
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 

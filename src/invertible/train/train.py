@@ -22,17 +22,18 @@ from invertible.train.assess import assess
 from invertible.train.checkpoint import FOLDER, has_checkpoint
 from invertible.train.evaluate import evaluate_classifier
 from invertible.train.figures import save_curves
-from invertible.train.files import read_json, write_json
+from invertible.train.files import write_json
 from invertible.train.loop import FitOptions, Trainer, make_accelerator
 from invertible.train.objective import Classification
+from invertible.train.origin import check_same_origin, write_origin
 from invertible.train.prepare import Images, Splits, augmentations, prepare_data
 from invertible.train.read_recipe import read_recipe
 from invertible.train.recipe import Recipe
 from invertible.train.reconstruct import reconstruct_images
 from invertible.train.run import (
-    DATA,
     EVALUATION_BATCH,
     METRICS,
+    ORIGIN,
     RECIPE,
     RECORD,
     WEIGHTS,
@@ -73,7 +74,7 @@ def train(recipe: Recipe, folder: str | Path, *, overwrite: bool = False, quiet:
         if folder.is_dir():
             _clear(folder)
         save_recipe(folder, recipe)
-        write_json(folder / DATA, {"fingerprint": splits.train.fingerprint(), "n_train": len(splits.train)})
+        write_origin(folder, recipe, splits)
     accelerator.wait_for_everyone()
     return _run(recipe, folder, splits, model, accelerator, quiet)
 
@@ -99,8 +100,7 @@ def resume(folder: str | Path, *, quiet: bool = False) -> dict[str, Any]:
         expected = f"a resumable state in {folder / FOLDER}"
         raise CheckpointError(f"{folder} cannot be resumed", expected=expected, got="weights only", hint=hint)
     accelerator, splits, model = _prepare(recipe)
-    if (folder / DATA).is_file():
-        _check_same_data(folder, splits)
+    check_same_origin(folder, recipe, splits)
     return _run(recipe, folder, splits, model, accelerator, quiet)
 
 
@@ -112,18 +112,9 @@ def _with_absolute_paths(recipe: Recipe) -> Recipe:
     return replace(recipe, data=replace(recipe.data, data_dir=path))
 
 
-def _check_same_data(folder: Path, splits: Splits) -> None:
-    before, now = read_json(folder / DATA), splits.train.fingerprint()
-    if before.get("fingerprint") == now:
-        return
-    hint = "put the images back as they were, or train anew with another --out"
-    expected, got = f"the {before.get('n_train')} images it began with", f"{len(splits.train)} images, not the same"
-    raise CheckpointError(f"{folder} was trained on other images", expected=expected, got=got, hint=hint)
-
-
 def _clear(folder: Path) -> None:
     pictures = ("history.csv", "curves.png", "reconstruction.png")
-    names = (METRICS, WEIGHTS, RECORD, DATA, *pictures)
+    names = (METRICS, WEIGHTS, RECORD, ORIGIN, *pictures)
     for old in [*(folder / name for name in names), *folder.glob(f"{FOLDER}/*state*")]:
         old.unlink(missing_ok=True)
     shutil.rmtree(folder / "tensorboard", ignore_errors=True)
