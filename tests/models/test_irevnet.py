@@ -233,3 +233,12 @@ def test_image_shape_without_channels_is_refused():
 def test_odd_number_of_channels_before_a_stride_is_refused():
     with pytest.raises(ConfigError, match="even"):
         irevnet((3, 8, 8), 2, (1,), (2,), None)
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"n_blocks": 2}, {"strides": (1.0, 2.0, 2.0)}, {"channels": "16"}, {"hidden": 4}]
+)
+@pytest.mark.usefixtures("unchecked")
+def test_what_is_no_list_of_numbers(arguments: dict) -> None:
+    with pytest.raises(ConfigError, match=r"is no list: expected whole numbers, one per stage"):
+        irevnet(**arguments)

@@ -100,6 +100,8 @@ def irevnet(
     def residual(n_in: int, stage: _Stage, stride: int, is_first: bool) -> nn.Module:
         return _residual_3x3(n_in, stage, stride, is_first, dropout)
 
+    for name, values in {"n_blocks": n_blocks, "strides": strides, "channels": channels, "hidden": hidden}.items():
+        _check_numbers(name, values)
     if not 0 <= dropout < 1:
         raise ConfigError("an i-RevNet has a bad dropout", expected="0 to below 1", got=dropout)
     if channels is None:
@@ -162,6 +164,14 @@ def irevnet_fashion_mnist(n_classes: int = 10) -> Classifier:
         The classifier, for images of shape (1, 32, 32).
     """
     return irevnet((1, 32, 32), n_classes, (2, 4, 3, 1), (1, 2, 2, 2), None, (24, 40, 64, 40), 2, dropout=0.0)
+
+
+def _check_numbers(name: str, values: object) -> None:
+    if values is None and name in ("channels", "hidden"):
+        return
+    if not isinstance(values, list | tuple) or not all(isinstance(value, int) for value in values):
+        expected = "whole numbers, one per stage, as in (18, 18, 18)"
+        raise ConfigError(f"an i-RevNet's {name} is no list", expected=expected, got=values)
 
 
 def _stages(

@@ -121,7 +121,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     from safetensors import SafetensorError, safe_open
 
     if not path.is_file():
-        hint = "is this the folder of a run? `invertible train` makes one"
+        hint = f"`invertible resume {path.parent}` if the run was stopped before its first epoch ended"
         raise CheckpointError("no weights", expected=f"the file {path}", got="nothing there", hint=hint)
     try:
         with safe_open(path, framework="pt") as file:
