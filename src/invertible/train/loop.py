@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import gc
 import math
 import time
 from collections.abc import Callable
@@ -111,8 +112,15 @@ def make_accelerator(training: TrainingConfig) -> Accelerator:
     AcceleratorState._reset_state()  # accelerate refuses a second precision in one process otherwise
     accelerator = Accelerator(cpu=on_cpu, mixed_precision=PRECISIONS[training.precision])
     if accelerator.num_processes > 1:
-        atexit.register(accelerator.end_training)  # a process group left open aborts the interpreter's exit
+        atexit.register(_leave_group, accelerator)
     return accelerator
+
+
+def _leave_group(accelerator: Accelerator) -> None:
+    # A process group that outlives Python aborts the exit, and a DDP model that is still referenced keeps it alive.
+    accelerator.free_memory()
+    accelerator.end_training()
+    gc.collect()
 
 
 class Trainer:
@@ -186,6 +194,7 @@ class Trainer:
             for epoch in range(len(self.progress.history), self.options.training.epochs):
                 self._train_epoch(epoch, wrapped, optimizer, log, stop)
                 self._close_epoch(epoch, evaluate, keep, log)
+        self.accelerator.wait_for_everyone()  # who leaves first would break the others' connections
         return self.progress
 
     def _train_epoch(
