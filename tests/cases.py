@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from invertible import Bijection, Chain, Inverse
-from invertible.layers import AdditiveCoupling, AffineCoupling, InjectivePad, Permute, Squeeze
+from invertible.layers import AdditiveCoupling, AffineCoupling, InjectivePad, MomentumCoupling, Permute, Squeeze
 
 
 @dataclass(frozen=True)
@@ -141,6 +141,10 @@ def ends_parted() -> Bijection:
     return Chain(Permute.reverse(4), add(2, 2))
 
 
+def alternating() -> list[Bijection]:
+    return [affine(2, 2), Permute.reverse(4), Chain(add(2, 2, target="first"), Inverse(affine(2, 2)))]
+
+
 CASES: dict[str, Case] = {
     "squeeze-1d": Case(lambda: Squeeze(2, n_dims=1), (3, 6)),
     "squeeze-2d": Case(lambda: Squeeze(2), (3, 4, 6)),
@@ -188,6 +192,10 @@ CASES: dict[str, Case] = {
     "affine-conv-unbounded": Case(lambda: affine_conv(2, 2, scale_bound=None), (4, 3, 3)),
     "affine-context": Case(lambda: affine_given(2), (4,), context=(2,)),
     "affine-conv-context": Case(lambda: affine_given(2, conv), (4, 3, 3), context=(2,)),
+    "momentum": Case(lambda: MomentumCoupling(mlp(3, 3), 0.8), (6,)),
+    "momentum-conv-first": Case(lambda: MomentumCoupling(conv(2, 2), target="first"), (4, 3, 3)),
+    "momentum-odd-dim-2": Case(lambda: MomentumCoupling(mlp(2, 3), dim=2), (2, 5)),
+    "momentum-context": Case(lambda: MomentumCoupling(WithContext(mlp(2, 2), 2, 2), takes_context=True), (4,), (2,)),
     "chain-empty": Case(lambda: Chain(), (3, 2)),
     "chain-of-one": Case(lambda: Chain(affine(2, 2)), (4,)),
     "chain-same-split": Case(lambda: Chain(add(2, 2), affine(2, 2, target="first"), affine(2, 2)), (4,)),
@@ -202,6 +210,8 @@ CASES: dict[str, Case] = {
     "chain-holding-empty": Case(lambda: Chain(affine(2, 2), Chain(), add(2, 2)), (4,)),
     "chain-context": Case(lambda: Chain(add(2, 2), affine_given(2), Permute.reverse(4), add(2, 2)), (4,), context=(2,)),
     "chain-context-nested": Case(lambda: Chain(add(2, 2), Chain(affine_given(2), add(2, 2))), (4,), context=(2,)),
+    "chain-reconstruct": Case(lambda: Chain(*alternating(), memory="reconstruct", check_every=1), (4,)),
+    "chain-checkpoint": Case(lambda: Chain(*alternating(), memory="checkpoint"), (4,)),
     "chain-pad-last": Case(lambda: Chain(affine(2, 2), InjectivePad(4, 2)), (4,), onto=False),
     "chain-pad-first": Case(lambda: Chain(InjectivePad(1, 1), Squeeze(2), Permute.reverse(8)), (1, 4, 4), onto=False),
     "inverse-squeeze": Case(lambda: Inverse(Squeeze((2, 1))), (4, 2, 3)),

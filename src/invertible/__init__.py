@@ -1,10 +1,22 @@
 """Deep networks that lose nothing, and instruments that measure what any network keeps."""
 
 from invertible import data, layers, models
-from invertible.bijection import Bijection, Chain, Inverse, VolumePreserving
+from invertible.bijection import Bijection, Inverse, VolumePreserving
+from invertible.chain import Chain, Each
 from invertible.errors import InvertibleError
 from invertible.streams import Split
 
 __version__ = "0.1.0"
 
-__all__ = ["Bijection", "Chain", "Inverse", "InvertibleError", "Split", "VolumePreserving", "data", "layers", "models"]
+__all__ = [
+    "Bijection",
+    "Chain",
+    "Each",
+    "Inverse",
+    "InvertibleError",
+    "Split",
+    "VolumePreserving",
+    "data",
+    "layers",
+    "models",
+]

@@ -1,21 +1,22 @@
-"""`Bijection`, the invertible map everything is built from, and how maps compose.
+"""`Bijection`, the invertible map everything is built from, and how to turn one round.
 
 A bijection takes a tensor of shape (batch, ...). Those that act on parts of it (couplings) declare how it parts into
-streams (`Split`); between two maps with the same split a `Chain` hands the streams on as they are, a tuple of tensors,
-so that nothing is concatenated and split again.
+streams (`Split`) and hand these on as a tuple of tensors.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
-from typing import Any, TypeVar, cast, overload
+from collections.abc import Callable
+from contextvars import ContextVar
+from typing import Any, Literal, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
 from invertible._checks import check_floating, describe
-from invertible.errors import ConfigError, ContextError, DtypeError, ShapeError
+from invertible.errors import ContextError, DtypeError, ShapeError
+from invertible.lattice import Lattice
 from invertible.streams import (
     Split,
     State,
@@ -23,20 +24,24 @@ from invertible.streams import (
     check_logdet,
     check_result,
     check_streams,
-    convert,
     first_stream,
 )
 
 S = TypeVar("S", Tensor, tuple[Tensor, ...], State)
 
+Method = Literal["_forward", "_inverse", "_forward_with_logdet", "_inverse_with_logdet"]
+Runner = Callable[["Bijection", Method, State, Any], Any]
+RUNNER: ContextVar[Runner | None] = ContextVar("who runs the members of a chain that saves memory", default=None)
 
-def _call(method: Callable[..., State], state: State, target: Split | None, context: Any) -> State:
-    # The output shall come parted as the member leaves it. A tensor would come back as a tensor, so a whole state on
-    # its way into streams goes in as a tuple of one.
-    if isinstance(state, tuple) or target is not None:
-        streams = method(state if isinstance(state, tuple) else (state,), context)
-        return streams if target is not None else streams[0]
-    return method(state, context)
+Leaf = Callable[[Tensor, int], Tensor]
+"""From a stream and its index to the same values as a leaf of a new graph."""
+
+OPPOSITE: dict[Method, Method] = {
+    "_forward": "_inverse",
+    "_inverse": "_forward",
+    "_forward_with_logdet": "_inverse",
+    "_inverse_with_logdet": "_forward",
+}
 
 
 class Bijection(nn.Module, ABC):
@@ -52,6 +57,10 @@ class Bijection(nn.Module, ABC):
         is_onto: Whether every point is an image; injective maps into a larger space are not.
         is_total: Whether every point has an image; the inverse of an injective map is defined on its image only.
         is_isometric: Whether distances are kept, as by permutations and padding.
+        has_closed_inverse: Whether the inverse is a formula, good to rounding. Those that iterate say False, and a
+            `Chain` that saves memory keeps their input instead of reconstructing it.
+        keeps_lattice: Whether it maps lattice points to lattice points once `lattice` is set (`Chain(exact=True)`).
+        lattice: The lattice it computes on; None: plain floating point.
 
     Example:
         >>> class Scale(Bijection):
@@ -75,6 +84,10 @@ class Bijection(nn.Module, ABC):
     is_onto: bool = True
     is_total: bool = True
     is_isometric: bool = False
+    has_closed_inverse: bool = True
+    keeps_lattice: bool = False
+    lattice: Lattice | None = None
+    _is_container: bool = False  # its members run, one by one
 
     @abstractmethod
     def _forward(self, x: Any, context: Any) -> Any: ...
@@ -99,7 +112,7 @@ class Bijection(nn.Module, ABC):
             The image, a tensor or a tuple as x was.
         """
         state = self._enter(x, self.split_in, context)
-        return self._leave(self._forward(state, context), self.split_out, like=x)
+        return self._leave(self._run("_forward", state, context), self.split_out, like=x)
 
     def inverse(self, y: S, context: Any = None) -> S:
         """Apply the inverse map.
@@ -112,7 +125,7 @@ class Bijection(nn.Module, ABC):
             The preimage, a tensor or a tuple as y was.
         """
         state = self._enter(y, self.split_out, context)
-        return self._leave(self._inverse(state, context), self.split_in, like=y)
+        return self._leave(self._run("_inverse", state, context), self.split_in, like=y)
 
     def forward_with_logdet(self, x: S, context: Any = None) -> tuple[S, Tensor]:
         """Apply the map and measure its change of volume.
@@ -125,7 +138,7 @@ class Bijection(nn.Module, ABC):
             The image, and log|det J| with J = dy/dx at x: nats, shape (batch,), dtype of x. For a map into a larger
             space it is log det(J^T J) / 2.
         """
-        y, logdet = self._forward_with_logdet(self._enter(x, self.split_in, context), context)
+        y, logdet = self._run("_forward_with_logdet", self._enter(x, self.split_in, context), context)
         check_logdet(logdet, x, type(self).__name__)
         return self._leave(y, self.split_out, like=x), logdet.to(first_stream(x).dtype)
 
@@ -139,9 +152,33 @@ class Bijection(nn.Module, ABC):
         Returns:
             The preimage x, and log|det(dx/dy)| at y, which is minus the forward one at x: nats, shape (batch,).
         """
-        x, logdet = self._inverse_with_logdet(self._enter(y, self.split_out, context), context)
+        x, logdet = self._run("_inverse_with_logdet", self._enter(y, self.split_out, context), context)
         check_logdet(logdet, y, type(self).__name__)
         return self._leave(x, self.split_in, like=y), logdet.to(first_stream(y).dtype)
+
+    def _run(self, method: Method, state: State, context: Any) -> Any:
+        runner = None if self._is_container or torch.compiler.is_compiling() else RUNNER.get()
+        return getattr(self, method)(state, context) if runner is None else runner(self, method, state, context)
+
+    def _rerun(self, method: Method, out: Any, context: Any, leaf: Leaf) -> tuple[Any, Any, Tensor | None]:
+        """Find the input of `method` from its output, and run the method again so that it can be differentiated.
+
+        Maps whose inverse and forward need the same expensive evaluation do it once, by overriding this.
+
+        Args:
+            method: The hook that made the output.
+            out: Its output, without graph.
+            context: As it was, as leaves of a new graph.
+            leaf: Makes an input stream a leaf of the new graph.
+
+        Returns:
+            The input, as leaves; the output again, a function of these; and the log-determinant, if the method has it.
+        """
+        with torch.no_grad():
+            x = getattr(self, OPPOSITE[method])(out, context)
+        x = tuple(map(leaf, x, range(len(x)))) if isinstance(x, tuple) else leaf(x, 0)
+        again = getattr(self, method)(x, context)
+        return (x, *again) if method.endswith("logdet") else (x, again, None)
 
     def _enter(self, x: State, split: Split | None, context: Any) -> State:
         name = type(self).__name__
@@ -191,106 +228,6 @@ class VolumePreserving(Bijection):
         return self._inverse(y, context), zero_logdet(y)
 
 
-class Chain(Bijection):
-    """Bijections one after the other, first argument first. Its state-dict keys are those of `nn.Sequential`.
-
-    A context is handed to those members that take one. Chains nest, slice (`chain[2:5]`), index and iterate.
-
-    Log-determinants of the members add up. The exception is a chain that pads and then bends: log det(J^T J) / 2 of an
-    injective map followed by one that does not keep distances is no sum, and asking for it raises.
-
-    Args:
-        *bijections: The members.
-
-    Raises:
-        DtypeError: If a member is no `Bijection`.
-        ConfigError: From the methods with log-determinant: if an injective member is followed by one that is not
-            isometric.
-
-    Example:
-        >>> from invertible.layers import AdditiveCoupling, Permute
-        >>> chain = Chain(AdditiveCoupling(nn.Linear(2, 2)), Permute([3, 2, 1, 0]), AdditiveCoupling(nn.Linear(2, 2)))
-        >>> x = torch.randn(5, 4)
-        >>> torch.allclose(chain.inverse(chain(x)), x, atol=1e-6)
-        True
-    """
-
-    def __init__(self, *bijections: Bijection) -> None:
-        super().__init__()
-        for i, bijection in enumerate(bijections):
-            if not isinstance(bijection, Bijection):
-                hint = "wrap a network in a coupling, e.g. AdditiveCoupling(network); unpack lists: Chain(*members)"
-                raise DtypeError(f"member {i} of a Chain", expected="a Bijection", got=describe(bijection), hint=hint)
-            self.add_module(str(i), bijection)
-        self.takes_context = any(b.takes_context for b in bijections)
-        self.is_onto, self.is_total = all(b.is_onto for b in bijections), all(b.is_total for b in bijections)
-        self.is_isometric = all(b.is_isometric for b in bijections)
-        if bijections:
-            self.split_in, self.split_out = bijections[0].split_in, bijections[-1].split_out
-
-    def _forward(self, x: State, context: Any) -> State:
-        split = self.split_in
-        for member in self:
-            x = convert(x, split, member.split_in)
-            x = _call(member, x, member.split_out, context if member.takes_context else None)
-            split = member.split_out
-        return x
-
-    def _inverse(self, y: State, context: Any) -> State:
-        split = self.split_out
-        for member in reversed(list(self)):
-            y = convert(y, split, member.split_out)
-            y = _call(member.inverse, y, member.split_in, context if member.takes_context else None)
-            split = member.split_in
-        return y
-
-    def _forward_with_logdet(self, x: State, context: Any) -> tuple[State, Tensor]:
-        self._check_volume()
-        split, total = self.split_in, zero_logdet(x)
-        for member in self:
-            x = convert(x, split, member.split_in)
-            x, logdet = member._forward_with_logdet(x, context if member.takes_context else None)
-            check_logdet(logdet, x, type(member).__name__)
-            split, total = member.split_out, total + logdet
-        return x, total
-
-    def _inverse_with_logdet(self, y: State, context: Any) -> tuple[State, Tensor]:
-        self._check_volume()
-        split, total = self.split_out, zero_logdet(y)
-        for member in reversed(list(self)):
-            y = convert(y, split, member.split_out)
-            y, logdet = member._inverse_with_logdet(y, context if member.takes_context else None)
-            check_logdet(logdet, y, type(member).__name__)
-            split, total = member.split_in, total + logdet
-        return y, total
-
-    def _check_volume(self) -> None:
-        members = list(self)
-        padded = next((i for i, member in enumerate(members) if not member.is_onto), len(members))
-        cut = next((i for i in reversed(range(len(members))) if not members[i].is_total), 0)
-        for i, member in enumerate(members):
-            if (i > padded or i < cut) and not member.is_isometric:
-                name = type(members[padded if i > padded else cut]).__name__
-                where = "after" if i > padded else "before"
-                hint = "a bijective network (no padding), or forward and inverse without log-determinant"
-                expected, got = f"only permutations and the like {where} {name}", f"{type(member).__name__} {where} it"
-                raise ConfigError("this chain's log-determinant is no sum", expected=expected, got=got, hint=hint)
-
-    def __len__(self) -> int:
-        return len(self._modules)
-
-    def __iter__(self) -> Iterator[Bijection]:
-        return iter(cast("dict[str, Bijection]", self._modules).values())
-
-    @overload
-    def __getitem__(self, index: int) -> Bijection: ...
-    @overload
-    def __getitem__(self, index: slice) -> Chain: ...
-    def __getitem__(self, index: int | slice) -> Bijection:
-        members = list(self)[index]
-        return Chain(*members) if isinstance(members, list) else members
-
-
 class Inverse(Bijection):
     """A bijection run backwards: `Inverse(b)(x)` is `b.inverse(x)`.
 
@@ -306,6 +243,8 @@ class Inverse(Bijection):
         torch.Size([1, 1, 6, 6])
     """
 
+    _is_container = True
+
     def __init__(self, bijection: Bijection) -> None:
         super().__init__()
         if not isinstance(bijection, Bijection):
@@ -313,17 +252,18 @@ class Inverse(Bijection):
         self.bijection = bijection
         self.takes_context = bijection.takes_context
         self.is_onto, self.is_total = bijection.is_total, bijection.is_onto
-        self.is_isometric = bijection.is_isometric
+        self.is_isometric, self.keeps_lattice = bijection.is_isometric, bijection.keeps_lattice
+        self.has_closed_inverse = bijection.has_closed_inverse
         self.split_in, self.split_out = bijection.split_out, bijection.split_in
 
     def _forward(self, x: State, context: Any) -> State:
-        return self.bijection._inverse(x, context)
+        return self.bijection._run("_inverse", x, context)
 
     def _inverse(self, y: State, context: Any) -> State:
-        return self.bijection._forward(y, context)
+        return self.bijection._run("_forward", y, context)
 
     def _forward_with_logdet(self, x: State, context: Any) -> tuple[State, Tensor]:
-        return self.bijection._inverse_with_logdet(x, context)
+        return self.bijection._run("_inverse_with_logdet", x, context)
 
     def _inverse_with_logdet(self, y: State, context: Any) -> tuple[State, Tensor]:
-        return self.bijection._forward_with_logdet(y, context)
+        return self.bijection._run("_forward_with_logdet", y, context)

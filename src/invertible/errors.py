@@ -52,6 +52,10 @@ class NotInImageError(InvertibleError, ValueError):
     """A point has no preimage: an injective map never produces it."""
 
 
+class ReconstructionError(InvertibleError, RuntimeError):
+    """What an inverse gives back is not what went in."""
+
+
 class ConvergenceError(InvertibleError, RuntimeError):
     """An iterative solver did not reach its tolerance."""
 

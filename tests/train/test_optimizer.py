@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from invertible.bijection import Chain
+from invertible.chain import Chain
 from invertible.errors import NonFiniteError, RangeError, ShapeError
 from invertible.models import Classifier
 from invertible.train import Classification

@@ -160,7 +160,7 @@ import atexit, json, sys
 from pathlib import Path
 import torch
 from torch import nn
-from invertible.bijection import Chain
+from invertible.chain import Chain
 from invertible.data import Batches, load
 from invertible.layers import AdditiveCoupling
 from invertible.models import Classifier

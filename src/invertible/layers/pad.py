@@ -41,7 +41,7 @@ class InjectivePad(VolumePreserving):
         invertible.errors.NotInImageError: InjectivePad cannot be undone: ...
     """
 
-    is_onto, is_isometric = False, True
+    is_onto, is_isometric, keeps_lattice = False, True, True
 
     def __init__(self, n_channels: int, n_pad: int, tolerance: float | None = None) -> None:
         super().__init__()

@@ -34,7 +34,7 @@ class Permute(VolumePreserving):
 
     permutation: Tensor
 
-    is_isometric = True
+    is_isometric = keeps_lattice = True
 
     def __init__(self, permutation: Sequence[int] | Tensor, dim: int = 1) -> None:
         super().__init__()

@@ -35,7 +35,7 @@ class Squeeze(VolumePreserving):
         tensor([0., 1., 2., 3.])
     """
 
-    is_isometric = True
+    is_isometric = keeps_lattice = True
 
     def __init__(self, factor: int | tuple[int, ...] = 2, n_dims: int = 2, order: Order = "channel") -> None:
         super().__init__()

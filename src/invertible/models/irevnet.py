@@ -9,16 +9,21 @@ append channels of zeros first are injective, its (a).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
-from invertible.bijection import Bijection, Chain, VolumePreserving
+from invertible.bijection import Bijection, Leaf, Method, VolumePreserving, zero_logdet
+from invertible.chain import Chain
 from invertible.errors import ConfigError
 from invertible.layers import InjectivePad, Squeeze
+from invertible.layers.coupling import known_sum
 from invertible.models.classifier import Classifier, PoolingHead
-from invertible.streams import Split, Streams
+from invertible.reversible import Memory
+from invertible.streams import Split, State, Streams
 
 
 @dataclass(frozen=True)
@@ -44,6 +49,7 @@ class IRevNetBlock(VolumePreserving):
     """
 
     split_in = split_out = Split()
+    keeps_lattice = True
 
     def __init__(self, residual: nn.Module, stride: int = 1) -> None:
         super().__init__()
@@ -52,12 +58,31 @@ class IRevNetBlock(VolumePreserving):
 
     def _forward(self, x: Streams, context: None) -> Streams:
         x1, x2 = x
-        return self.psi(x2), self.psi(x1) + self.residual(x2)
+        shift = self._shift(x2)
+        return self.psi(x2), self.psi(x1) + shift if self.lattice is None else self.lattice.add(self.psi(x1), shift)
 
     def _inverse(self, y: Streams, context: None) -> Streams:
         y1, y2 = y
         x2 = self.psi.inverse(y1)
-        return self.psi.inverse(y2 - self.residual(x2)), x2
+        return self.psi.inverse(self._without(y2, self._shift(x2))), x2
+
+    def _rerun(self, method: Method, out: Streams, context: None, leaf: Leaf) -> tuple[State, State, Tensor | None]:
+        if method.startswith("_inverse"):
+            return super()._rerun(method, out, context, leaf)
+        with torch.no_grad():
+            x2 = leaf(self.psi.inverse(out[0]), 1)
+        shift = self._shift(x2)
+        with torch.no_grad():
+            x1 = leaf(self.psi.inverse(self._without(out[1], shift)), 0)
+        again = self.psi(x2), known_sum(out[1], self.psi(x1), shift)
+        return (x1, x2), again, zero_logdet(out) if method.endswith("logdet") else None
+
+    def _shift(self, x2: Tensor) -> Tensor:
+        # The same bits both ways need the same layout both ways.
+        return self.residual(x2 if self.lattice is None else x2.contiguous())
+
+    def _without(self, y2: Tensor, shift: Tensor) -> Tensor:
+        return y2 - shift if self.lattice is None else self.lattice.subtract(y2, shift)
 
 
 def irevnet(
@@ -69,6 +94,9 @@ def irevnet(
     hidden: Sequence[int] | None = None,
     init_squeeze: int = 1,
     dropout: float = 0.1,
+    *,
+    memory: Memory = "store",
+    exact: bool | int = False,
 ) -> Classifier:
     """An i-RevNet as in the released code; the default is the paper's for CIFAR-10.
 
@@ -81,6 +109,8 @@ def irevnet(
         hidden: Channels between F's convolutions in each stage; None: a quarter of `channels`.
         init_squeeze: Factor of a space-to-depth before the first stage.
         dropout: Probability, after F's second convolution.
+        memory: What a training step keeps: "store", "checkpoint" or "reconstruct", as in `Chain`.
+        exact: Whether to compute on a lattice, so that `reconstruct` is exact to the bit, as in `Chain`.
 
     Returns:
         A classifier whose body is invertible: bijective if no stage needs padding, injective otherwise.
@@ -108,23 +138,26 @@ def irevnet(
         first = in_shape[0] * init_squeeze**2 // 2
         channels = [first * math.prod(strides[: i + 1]) ** 2 for i in range(len(strides))]
     hidden = [n // 4 for n in channels] if hidden is None else hidden
-    return _classifier(in_shape, n_classes, init_squeeze, _stages(n_blocks, strides, channels, hidden), residual)
+    stages, options = _stages(n_blocks, strides, channels, hidden), {"memory": memory, "exact": exact}
+    return _classifier(in_shape, n_classes, init_squeeze, stages, residual, options)
 
 
-def irevnet_b(n_classes: int = 1000) -> Classifier:
+def irevnet_b(n_classes: int = 1000, *, memory: Memory = "store", exact: bool | int = False) -> Classifier:
     """The paper's bijective network for ImageNet: 6, 16, 72 and 6 blocks, 125,120,356 parameters as released.
 
     Args:
         n_classes: Number of logits.
+        memory: What a training step keeps: "store", "checkpoint" or "reconstruct", as in `Chain`.
+        exact: Whether to compute on a lattice, so that `reconstruct` is exact to the bit, as in `Chain`.
 
     Returns:
         The classifier, for images of shape (3, 224, 224).
     """
     blocks, strides, channels = (6, 16, 72, 6), (2, 2, 2, 2), (24, 96, 384, 1536)
-    return irevnet((3, 224, 224), n_classes, blocks, strides, channels, init_squeeze=2)
+    return irevnet((3, 224, 224), n_classes, blocks, strides, channels, init_squeeze=2, memory=memory, exact=exact)
 
 
-def irevnet_a(n_classes: int = 1000) -> Classifier:
+def irevnet_a(n_classes: int = 1000, *, memory: Memory = "store", exact: bool | int = False) -> Classifier:
     """The paper's injective network for ImageNet: padded to 96 channels a stream, stages of 4, 4, 6 and 4 blocks.
 
     F is 1x1 - 3x3 - 1x1 with a quarter of the stream's channels in the middle, and BatchNorm and ReLU before each
@@ -133,37 +166,44 @@ def irevnet_a(n_classes: int = 1000) -> Classifier:
 
     Args:
         n_classes: Number of logits.
+        memory: What a training step keeps: "store", "checkpoint" or "reconstruct", as in `Chain`.
+        exact: Whether to compute on a lattice, so that `reconstruct` is exact to the bit, as in `Chain`.
 
     Returns:
         The classifier, for images of shape (3, 224, 224).
     """
     channels = (96, 384, 1536, 6144)
     stages = _stages((4, 4, 6, 4), (1, 2, 2, 2), channels, [n // 4 for n in channels])
-    return _classifier((3, 224, 224), n_classes, 4, stages, _residual_1x1)
+    return _classifier((3, 224, 224), n_classes, 4, stages, _residual_1x1, {"memory": memory, "exact": exact})
 
 
-def irevnet_digits(n_classes: int = 10) -> Classifier:
+def irevnet_digits(n_classes: int = 10, *, memory: Memory = "store", exact: bool | int = False) -> Classifier:
     """A small bijective network for the 8x8 digits: 8 blocks, 64 numbers all the way.
 
     Args:
         n_classes: Number of logits.
+        memory: What a training step keeps: "store", "checkpoint" or "reconstruct", as in `Chain`.
+        exact: Whether to compute on a lattice, so that `reconstruct` is exact to the bit, as in `Chain`.
 
     Returns:
         The classifier, for images of shape (1, 8, 8).
     """
-    return irevnet((1, 8, 8), n_classes, (4, 4), (2, 2), None, (32, 64), init_squeeze=2, dropout=0.0)
+    return irevnet((1, 8, 8), n_classes, (4, 4), (2, 2), None, (32, 64), 2, dropout=0.0, memory=memory, exact=exact)
 
 
-def irevnet_fashion_mnist(n_classes: int = 10) -> Classifier:
+def irevnet_fashion_mnist(n_classes: int = 10, *, memory: Memory = "store", exact: bool | int = False) -> Classifier:
     """A small bijective network for Fashion-MNIST padded to 32x32: no zeros are appended, 1024 numbers all the way.
 
     Args:
         n_classes: Number of logits.
+        memory: What a training step keeps: "store", "checkpoint" or "reconstruct", as in `Chain`.
+        exact: Whether to compute on a lattice, so that `reconstruct` is exact to the bit, as in `Chain`.
 
     Returns:
         The classifier, for images of shape (1, 32, 32).
     """
-    return irevnet((1, 32, 32), n_classes, (2, 4, 3, 1), (1, 2, 2, 2), None, (24, 40, 64, 40), 2, dropout=0.0)
+    blocks, strides, hidden = (2, 4, 3, 1), (1, 2, 2, 2), (24, 40, 64, 40)
+    return irevnet((1, 32, 32), n_classes, blocks, strides, None, hidden, 2, dropout=0.0, memory=memory, exact=exact)
 
 
 def _check_numbers(name: str, values: object) -> None:
@@ -193,6 +233,7 @@ def _classifier(
     init_squeeze: int,
     stages: list[_Stage],
     residual: _MakeResidual,
+    options: Mapping[str, Any],
 ) -> Classifier:
     total = init_squeeze * math.prod(stage.stride for stage in stages)
     if min(n_classes, init_squeeze, *in_shape) < 1:
@@ -202,13 +243,13 @@ def _classifier(
         hint = "pad or resize the images, or use fewer strides"
         expected = f"in_shape of (channels, height, width), the last two multiples of {total}"
         raise ConfigError("an i-RevNet cannot divide the image", expected=expected, got=in_shape, hint=hint)
-    body = _body(in_shape[0], init_squeeze, stages, residual)
+    body = Chain(*_members(in_shape[0], init_squeeze, stages, residual), **options)
     n_out = 2 * stages[-1].channels
     head = PoolingHead(n_out, n_classes, momentum=0.9)
     return Classifier(body, head, in_shape, (n_out, in_shape[1] // total, in_shape[2] // total))
 
 
-def _body(n_channels: int, init_squeeze: int, stages: list[_Stage], residual: _MakeResidual) -> Chain:
+def _members(n_channels: int, init_squeeze: int, stages: list[_Stage], residual: _MakeResidual) -> list[Bijection]:
     members: list[Bijection] = [Squeeze(init_squeeze, order="offset")] if init_squeeze > 1 else []
     n_in = n_channels * init_squeeze**2
     for stage in stages:
@@ -219,7 +260,7 @@ def _body(n_channels: int, init_squeeze: int, stages: list[_Stage], residual: _M
             is_first = stage is stages[0] and i == 0
             members.append(IRevNetBlock(residual(n_in // 2, stage, stride, is_first), stride))
             n_in = 2 * stage.channels
-    return Chain(*members)
+    return members
 
 
 def _padding(n_in: int, stage: _Stage) -> list[Bijection]:

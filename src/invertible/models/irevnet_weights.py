@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from invertible._checks import describe
-from invertible.bijection import Chain
+from invertible.chain import Chain
 from invertible.errors import CheckpointError, ConfigError
 from invertible.models.classifier import Classifier, PoolingHead
 from invertible.models.irevnet import IRevNetBlock

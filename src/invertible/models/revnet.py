@@ -5,7 +5,7 @@ y1 = x1 + F(x2), y2 = x2 + G(y1). It is undone by x2 = y2 - G(y1), x1 = y1 - F(x
 
 Each stage is a `Chain` of such blocks, hence invertible. The stem and the down-sampling units between stages
 (the same equations with pooled or projected shortcuts) lose information. So a RevNet has no `reconstruct`,
-and training has to store one activation per stage.
+and training stores one activation per stage: within a stage they are reconstructed.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from invertible.bijection import Chain
+from invertible.chain import Chain
 from invertible.errors import ConfigError
 from invertible.layers import AdditiveCoupling
 from invertible.models.classifier import PoolingHead, check_input
@@ -30,6 +30,7 @@ from invertible.models.resnet import (
     n_features,
     preactivated,
 )
+from invertible.reversible import Memory
 from invertible.streams import Split
 
 Block = Literal["basic", "bottleneck"]
@@ -149,6 +150,9 @@ def revnet(
     strides: Sequence[int] = (1, 2, 2),
     block: Block = "basic",
     stem: Stem = "cifar",
+    *,
+    memory: Memory = "reconstruct",
+    exact: bool | int = False,
 ) -> RevNet:
     """A RevNet of any size; the default is RevNet-38 for CIFAR-10.
 
@@ -163,6 +167,8 @@ def revnet(
         strides: Stride of the first block in each stage.
         block: F and G are "basic" (3x3, 3x3) or "bottleneck" (1x1, 3x3, 1x1), all pre-activated.
         stem: "cifar" (one 3x3) or "imagenet" (7x7 with stride 2, then max-pooling with stride 2).
+        memory: What a training step keeps of each stage, as in `Chain`; "reconstruct" as in the paper.
+        exact: Whether each stage computes on a lattice, so that its activations are reconstructed to the bit.
 
     Returns:
         The network.
@@ -184,55 +190,57 @@ def revnet(
     n_in, transitions, stages = channels[0], [], []
     for n, width, stride in zip(n_blocks, channels, strides, strict=True):
         n_out = n_features(width, block)
-        transition, stage = _stage(n_in, n_out, n, stride, block, is_first=not stages)
+        transition, blocks = _stage(n_in, n_out, n, stride, block, is_first=not stages)
         transitions.append(transition)
-        stages.append(stage)
+        stages.append(Chain(*blocks, memory=memory, exact=exact))
         n_in = n_out
     first, head = make_stem(in_shape[0], channels[0], stem), PoolingHead(n_in, n_classes)
     return RevNet(first, transitions, stages, head, in_shape)
 
 
-def revnet38(n_classes: int = 10) -> RevNet:
+def revnet38(n_classes: int = 10, *, memory: Memory = "reconstruct") -> RevNet:
     """Return RevNet-38 for images of shape (3, 32, 32), a peer of ResNet-32: 464,890 parameters."""
-    return revnet(n_classes=n_classes)
+    return revnet(n_classes=n_classes, memory=memory)
 
 
-def revnet110(n_classes: int = 10) -> RevNet:
+def revnet110(n_classes: int = 10, *, memory: Memory = "reconstruct") -> RevNet:
     """Return RevNet-110 for images of shape (3, 32, 32), a peer of ResNet-110: 1,729,194 parameters."""
-    return revnet(n_classes=n_classes, n_blocks=(9, 9, 9), channels=(32, 64, 128))
+    return revnet(n_classes=n_classes, n_blocks=(9, 9, 9), channels=(32, 64, 128), memory=memory)
 
 
-def revnet164(n_classes: int = 10) -> RevNet:
+def revnet164(n_classes: int = 10, *, memory: Memory = "reconstruct") -> RevNet:
     """Return RevNet-164 for images of shape (3, 32, 32), a peer of ResNet-164: 1,748,778 parameters."""
-    return revnet(n_classes=n_classes, n_blocks=(9, 9, 9), channels=(32, 64, 128), block="bottleneck")
+    return revnet(n_classes=n_classes, n_blocks=(9, 9, 9), channels=(32, 64, 128), block="bottleneck", memory=memory)
 
 
-def revnet56(n_classes: int = 1000) -> RevNet:
+def revnet56(n_classes: int = 1000, *, memory: Memory = "reconstruct") -> RevNet:
     """Return RevNet-56 for images of shape (3, 224, 224), a peer of ResNet-50: 27,553,128 parameters.
 
     The released code calls it RevNet-54.
     """
-    return _imagenet(n_classes, (2, 2, 3, 2))
+    return _imagenet(n_classes, (2, 2, 3, 2), memory)
 
 
-def revnet104(n_classes: int = 1000) -> RevNet:
+def revnet104(n_classes: int = 1000, *, memory: Memory = "reconstruct") -> RevNet:
     """Return RevNet-104 for images of shape (3, 224, 224), a peer of ResNet-101: 45,428,072 parameters."""
-    return _imagenet(n_classes, (2, 2, 11, 2))
+    return _imagenet(n_classes, (2, 2, 11, 2), memory)
 
 
-def _imagenet(n_classes: int, n_blocks: Sequence[int]) -> RevNet:
+def _imagenet(n_classes: int, n_blocks: Sequence[int], memory: Memory) -> RevNet:
     channels, strides = (128, 256, 512, 832), (1, 2, 2, 2)
-    return revnet((3, 224, 224), n_classes, n_blocks, channels, strides, "bottleneck", "imagenet")
+    return revnet((3, 224, 224), n_classes, n_blocks, channels, strides, "bottleneck", "imagenet", memory=memory)
 
 
-def _stage(n_in: int, n_out: int, n_blocks: int, stride: int, block: Block, is_first: bool) -> tuple[nn.Module, Chain]:
+def _stage(
+    n_in: int, n_out: int, n_blocks: int, stride: int, block: Block, is_first: bool
+) -> tuple[nn.Module, list[Chain]]:
     if stride == 1 and n_in == n_out:
         blocks = [_reversible(n_out, block, is_first and i == 0) for i in range(n_blocks)]
-        return nn.Identity(), Chain(*blocks)
+        return nn.Identity(), blocks
     residuals = _residual(n_in, n_out, stride, block, is_first), _residual(n_out, n_out, 1, block)
     shortcuts = _shortcut(n_in, n_out, stride, block), _shortcut(n_in, n_out, stride, block)
     blocks = [_reversible(n_out, block) for _ in range(n_blocks - 1)]
-    return DownsamplingUnit(residuals, shortcuts), Chain(*blocks)
+    return DownsamplingUnit(residuals, shortcuts), blocks
 
 
 def _reversible(n_channels: int, block: Block, is_first: bool = False) -> Chain:

@@ -1,0 +1,198 @@
+"""Run a module now, and again later, the same: same random numbers, same autocast, same batch statistics.
+
+The second run, in the backward pass, leaves no trace: no buffer, random state or attribute is another afterwards, also
+if it fails. It sees the parameters as leaves of a graph of its own, so that hooks on the real ones fire once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any, cast
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from invertible._batch_norm import BatchStatistics, batch_norms, fresh_relus
+
+_Slot = tuple[dict[str, Any], str]
+_CHANGING: WeakKeyDictionary[nn.Module, dict[tuple[bool, ...], set[str]]] = WeakKeyDictionary()
+"""The buffers (other than BatchNorm's) that a module was seen to change, by the train/eval modes of its parts."""
+
+
+class Replay:
+    """One run of a module, and what it takes to repeat it.
+
+    Args:
+        module: The module; its parameters are `parameters`.
+
+    Attributes:
+        parameters: As the first run found them (under `torch.func.functional_call` they are not the module's own).
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+        self.slots: list[_Slot] = []
+        self.parameters: list[Tensor] = []
+        self._index: list[int] = []
+        self._collect(module)
+        self._buffers: list[tuple[_Slot, Tensor]] = []
+        self._statistics = BatchStatistics()
+        self._rng: list[tuple[torch.device, Tensor]] = []
+        self._autocast: list[tuple[str, torch.dtype, bool]] = []
+
+    def _collect(self, module: nn.Module) -> None:
+        seen: dict[int, int] = {}
+        for part in module.modules():
+            for name, parameter in part._parameters.items():
+                if parameter is None:
+                    continue
+                if id(parameter) not in seen:
+                    seen[id(parameter)] = len(self.parameters)
+                    self.parameters.append(parameter)
+                self.slots.append((cast("dict[str, Any]", part._parameters), name))
+                self._index.append(seen[id(parameter)])
+
+    @contextmanager
+    def first(self, tensors: list[Tensor]) -> Iterator[None]:
+        """The first run, without gradients; what it changes stays changed.
+
+        Args:
+            tensors: Its inputs; they tell on which devices random numbers may be drawn.
+
+        Yields:
+            Nothing.
+        """
+        devices = _devices([*tensors, *self.parameters])
+        self._autocast = _autocast(devices)
+        before = [(device, _get_rng(device)) for device in devices]
+        watch = _Buffers(self.module)
+        with ExitStack() as stack:
+            _set_autocast(stack, self._autocast)
+            stack.enter_context(self._statistics.recorded(batch_norms(self.module)))
+            stack.enter_context(fresh_relus(self.module))
+            yield
+        self._buffers = watch.changed()
+        # A module that draws no random numbers need not remember any: the state of a generator takes 5 KB.
+        self._rng = [(device, state) for device, state in before if not torch.equal(state, _get_rng(device))]
+
+    @contextmanager
+    def again(self, parameters: list[Tensor], use_statistics: bool = True) -> Iterator[None]:
+        """The second run.
+
+        Args:
+            parameters: Stand-ins for `parameters`.
+            use_statistics: Normalise with the first run's batch statistics; False: compute them again, with the same
+                result, in a way that can be differentiated twice.
+
+        Yields:
+            Nothing.
+        """
+        with ExitStack() as stack:
+            _set_autocast(stack, self._autocast)
+            stack.enter_context(_swapped(self.slots, [parameters[i] for i in self._index]))
+            stack.enter_context(_rng_restored(self._rng))
+            slots = [slot for slot, _ in self._buffers]
+            stack.enter_context(_swapped(slots, [buffer.clone() for _, buffer in self._buffers]))
+            norms = batch_norms(self.module)
+            if use_statistics:
+                stack.enter_context(self._statistics.replayed(norms))
+                stack.enter_context(fresh_relus(self.module))
+            else:
+                stack.enter_context(_shielded(norms))
+            yield
+
+
+class _Buffers:
+    """Which buffers a run changes, and their values before it."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module, skip = module, {id(norm) for norm in batch_norms(module)}
+        self.modes = tuple(part.training for part in module.modules())
+        known = _CHANGING.setdefault(module, {}).get(self.modes)
+        self.kept: list[tuple[str, _Slot, Tensor, int, Tensor]] = []
+        for prefix, part in module.named_modules():
+            if id(part) in skip:
+                continue
+            for name, buffer in part._buffers.items():
+                if buffer is not None and (known is None or f"{prefix}.{name}" in known):
+                    slot = (cast("dict[str, Any]", part._buffers), name)
+                    self.kept.append((f"{prefix}.{name}", slot, buffer, _version(buffer), buffer.clone()))
+
+    def changed(self) -> list[tuple[_Slot, Tensor]]:
+        """Those that are others than before, with their values before.
+
+        Returns:
+            Where each is, and what it was.
+        """
+        changed = [row for row in self.kept if row[1][0][row[1][1]] is not row[2] or _version(row[2]) != row[3]]
+        _CHANGING[self.module].setdefault(self.modes, set()).update(name for name, *_ in changed)
+        return [(slot, before) for _, slot, _, _, before in changed]
+
+
+def _version(tensor: Tensor) -> int:
+    return 0 if tensor.is_inference() else tensor._version
+
+
+@contextmanager
+def _swapped(slots: list[_Slot], values: list[Tensor]) -> Iterator[None]:
+    originals = [holder[name] for holder, name in slots]
+    try:
+        for (holder, name), value in zip(slots, values, strict=True):
+            holder[name] = value
+        yield
+    finally:
+        for (holder, name), original in zip(slots, originals, strict=True):
+            holder[name] = original
+
+
+@contextmanager
+def _shielded(modules: list[nn.Module]) -> Iterator[None]:
+    slots = [
+        (cast("dict[str, Any]", m._buffers), name) for m in modules for name, b in m._buffers.items() if b is not None
+    ]
+    with _swapped(slots, [holder[name].clone() for holder, name in slots]):
+        yield
+
+
+@contextmanager
+def _rng_restored(states: list[tuple[torch.device, Tensor]]) -> Iterator[None]:
+    current = [(device, _get_rng(device)) for device, _ in states]
+    try:
+        for device, state in states:
+            _set_rng(device, state)
+        yield
+    finally:
+        for device, state in current:
+            _set_rng(device, state)
+
+
+def _devices(tensors: list[Tensor]) -> list[torch.device]:
+    others = {tensor.device for tensor in tensors if tensor.device.type not in ("cpu", "meta")}
+    return [torch.device("cpu"), *sorted(others, key=str)]
+
+
+def _get_rng(device: torch.device) -> Tensor:
+    return torch.get_rng_state() if device.type == "cpu" else torch.get_device_module(device).get_rng_state(device)
+
+
+def _set_rng(device: torch.device, state: Tensor) -> None:
+    if device.type == "cpu":
+        torch.set_rng_state(state)
+    else:
+        torch.get_device_module(device).set_rng_state(state, device)
+
+
+def _autocast(devices: list[torch.device]) -> list[tuple[str, torch.dtype, bool]]:
+    kinds = dict.fromkeys(device.type for device in devices)
+    return [(kind, torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind)) for kind in kinds]
+
+
+def _set_autocast(stack: ExitStack, states: list[tuple[str, torch.dtype, bool]]) -> None:
+    for kind, dtype, is_enabled in states:
+        if is_enabled or torch.is_autocast_enabled(kind):
+            # Without cache: a copy of a weight made in the first run has no graph, and would serve the second.
+            with contextlib.suppress(RuntimeError):
+                stack.enter_context(torch.autocast(kind, dtype, enabled=is_enabled, cache_enabled=False))
