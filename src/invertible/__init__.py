@@ -1,6 +1,6 @@
 """Deep networks that lose nothing, and instruments that measure what any network keeps."""
 
-from invertible import data, layers, models
+from invertible import data, instruments, layers, models
 from invertible.bijection import Bijection, Inverse, VolumePreserving
 from invertible.chain import Chain, Each
 from invertible.errors import InvertibleError
@@ -17,6 +17,7 @@ __all__ = [
     "Split",
     "VolumePreserving",
     "data",
+    "instruments",
     "layers",
     "models",
 ]

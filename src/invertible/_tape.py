@@ -167,19 +167,21 @@ class Step:
         Raises:
             ReconstructionError: If they differ by too much.
         """
-        for kept, t in zip(self.sample, streams, strict=False):
-            scale = max(kept.double().square().mean().sqrt().item(), 1e-30) if kept.numel() else 1.0
-            error = (_sampled(t).double() - kept.double()).abs().max().item() / scale if kept.numel() else 0.0
-            tolerance = TOLERANCE if self.map.lattice is None else 0.0
-            if not error <= tolerance:
-                raise ReconstructionError(
-                    f"gradients can no longer be trusted: the input of {self.name()} ({type(self.map).__name__})"
-                    " came back wrong",
-                    expected=f"an error of at most {tolerance:g} of its root mean square",
-                    got=f"{error:.3g}",
-                    hint="exact=True, float64, or memory='checkpoint'; instruments.reversibility(chain, x) tells where"
-                    " and why it breaks",
-                )
+        if not sum(kept.numel() for kept in self.sample):
+            return
+        kept = torch.cat([t.double() for t in self.sample])
+        error = (torch.cat([_sampled(t).double() for t in streams]) - kept).abs().max().item()
+        error /= kept.square().mean().sqrt().item() or 1.0
+        tolerance = TOLERANCE if self.map.lattice is None else 0.0
+        if not error <= tolerance:
+            raise ReconstructionError(
+                f"gradients can no longer be trusted: the input of {self.name()} ({type(self.map).__name__})"
+                " came back wrong",
+                expected=f"an error of at most {tolerance:g} of its root mean square",
+                got=f"{error:.3g}",
+                hint="exact=True, float64, or memory='checkpoint'; instruments.reversibility(chain, x) tells where"
+                " and why it breaks",
+            )
 
 
 def _sampled(t: Tensor) -> Tensor:
