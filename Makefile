@@ -27,7 +27,9 @@ reproduce: setup
 
 bench: setup
 	@mkdir -p runs/bench
-	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script --json runs/bench/$$(basename $$script .py).json || exit 1; done
+	$(BIN)/pip install --quiet --constraint constraints.txt '.[bench]'
+	$(BIN)/pip install --quiet --no-deps memcnn
+	@for script in benchmarks/[!_]*.py; do echo "== $$script"; $(BIN)/python $$script --json runs/bench/$$(basename $$script .py).json || exit 1; done
 
 docs: setup
 	$(BIN)/sphinx-build -W --keep-going -q -b html docs docs/_build/html

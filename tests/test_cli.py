@@ -16,7 +16,7 @@ from invertible.data import load
 from invertible.errors import ConfigError
 from invertible.train import recipe_names
 
-COMMANDS = ("demo", "train", "resume", "evaluate", "reconstruct", "recipes")
+COMMANDS = ("demo", "train", "resume", "evaluate", "reconstruct", "encode", "decode", "recipes")
 
 
 @pytest.fixture(autouse=True)
@@ -29,6 +29,15 @@ def _wide(monkeypatch: pytest.MonkeyPatch) -> None:
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("cli") / "run"
     assert main(["train", "irevnet/digits", "--training.epochs", "2", "--out", str(folder)]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def rounded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run whose network rounds."""
+    folder = tmp_path_factory.mktemp("cli") / "run"
+    options = ["--model.exact", "false", "--data.n_train", "200", "--training.epochs", "1"]
+    assert main(["train", "irevnet/digits", *options, "--out", str(folder)]) == 0
     return folder
 
 
@@ -164,10 +173,18 @@ def test_the_default_folder_is_named_after_the_recipe(tmp_path: Path, monkeypatc
         (["--training.epochs", "0"], "training.epochs is out of range: expected at least 1, got 0"),
         (["--model.name", "irevnet_digit"], "Try: 'irevnet_digits'"),
         (["--model.arguments.n_classes", "3"], "model and data disagree: expected 10 logits, got (1, 3)"),
-        (["--model.name", "resnet20"], "wrong shape: expected shape (batch, 3, 32, 32), got shape (1, 1, 8, 8)"),
+        (
+            ["--model.name", "resnet20", "--model.exact", "false"],
+            "wrong shape: expected shape (batch, 3, 32, 32), got shape (1, 1, 8, 8)",
+        ),
         (["--data.name", "folder"], "folder: no folder: expected data_dir, got None"),
         (["--data.name", "folder", "--data-dir", "nowhere"], "nowhere"),
         (["--training.precision", "float16", "--training.device", "cpu"], "training.precision does not fit the CPU"),
+        (["--model.exact", "50"], "a lattice has a bad resolution: expected k from 0 to 40, got 50"),
+        (
+            ["--model.name", "resnet20"],
+            "no argument 'exact': expected n_classes, got 'exact'. Try: --model.exact false",
+        ),
         (["stray"], "stray"),
     ],
 )
@@ -179,8 +196,13 @@ def test_a_bad_recipe_leaves_nothing_behind(
 
 
 def test_a_loss_that_breaks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["train", "irevnet/digits", "--optimizer.lr", "1e30", "--out", str(tmp_path)]) == 2
+    command = ["train", "irevnet/digits", "--optimizer.lr", "1e30", "--out"]
+    assert main([*command, str(tmp_path / "plain"), "--model.exact", "false"]) == 2
     assert "error: the loss broke at step 2: expected a finite loss, got nan. Try: a smaller" in capsys.readouterr().err
+    assert main([*command, str(tmp_path / "exact")]) == 2
+    err = capsys.readouterr().err
+    assert "the range in which sums are exact, at step 2: expected within the lattice's range, got NaN" in err
+    assert "Try: a smaller learning rate, warm-up, or optimizer.clip_norm; or a smaller k (exact=14" in err
 
 
 def test_an_output_that_cannot_be_written(tmp_path: Path, trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -233,9 +255,22 @@ def test_evaluate(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = capsys.readouterr().out
     for words in ("accuracy", "loss", "reconstruction max abs error", "reconstruction n", "450", "float32"):
         assert words in out
-    assert main(["evaluate", str(trained), "--dtype", "float64"]) == 0
-    row = next(line for line in capsys.readouterr().out.splitlines() if "max abs error" in line)
-    assert float(row.split("│")[2]) < 1e-13
+    for dtype in ("float32", "float64"):
+        assert main(["evaluate", str(trained), "--dtype", dtype]) == 0
+        rows = {cells[1].strip(): cells[2].strip() for cells in _rows(capsys.readouterr().out)}
+        assert (rows["reconstruction max abs error"], rows["bit-exact"]) == ("0", "yes")
+
+
+def test_evaluate_a_network_that_is_not_exact(rounded: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for dtype, low, high in (("float32", 1e-8, 1e-4), ("float64", 0, 1e-13)):
+        assert main(["evaluate", str(rounded), "--dtype", dtype]) == 0
+        rows = {cells[1].strip(): cells[2].strip() for cells in _rows(capsys.readouterr().out)}
+        assert low < float(rows["reconstruction max abs error"]) < high
+        assert rows["bit-exact"] == "no"
+
+
+def _rows(out: str) -> list[list[str]]:
+    return [line.split("│") for line in out.splitlines() if "│" in line]
 
 
 def test_reconstruct_the_test_images(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -276,7 +311,8 @@ def test_reconstruct_any_picture(name: str, trained: Path, tmp_path: Path, capsy
     assert "note: " in text
     assert note in text
     row = next(line for line in text.splitlines() if "max abs error" in line)
-    assert float(row.split("│")[2]) < 1e-4
+    assert float(row.split("│")[2]) == 0
+    assert "│ bit-exact" in text
     with Image.open(out) as drawn:
         drawn.load()
 
@@ -343,3 +379,69 @@ def test_demo_replaces_only_a_demo(trained: Path, capsys) -> None:
 def test_a_data_dir_that_is_not_there(trained: Path, capsys) -> None:
     assert main(["evaluate", str(trained), "--data-dir", "/nowhere/at/all"]) == 2
     assert "no such --data-dir" in capsys.readouterr().err
+
+
+# Encode and decode --------------------------------------------------------------------------------------------------
+
+
+def test_a_picture_through_the_network_and_back(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pixels = RANDOM.integers(0, 256, (31, 45, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    z, back = tmp_path / "new" / "z.safetensors", tmp_path / "other" / "back.png"
+    assert main(["encode", str(trained), str(tmp_path / "a.png"), "-o", str(z)]) == 0
+    out = capsys.readouterr().out
+    assert f"{tmp_path}/a.png: 45x31 RGB, 72 tiles, 4,608 whole numbers" in out
+    assert f"decoded again: every pixel the same. Encoding: {z}" in out
+    assert main(["decode", str(trained), str(z), "--out", str(back)]) == 0
+    assert f"45x31 RGB, every pixel as it was encoded. Picture: {back}" in capsys.readouterr().out
+    with Image.open(back) as picture:
+        assert np.array_equal(np.array(picture), pixels)
+
+
+def test_what_was_changed_without_loss_is_said(trained: Path, tmp_path: Path, capsys) -> None:
+    Image.new("P", (4, 4), 3).save(tmp_path / "a.png")
+    assert main(["encode", str(trained), str(tmp_path / "a.png"), "-o", str(tmp_path / "z.safetensors")]) == 0
+    assert "note: converted from mode P to RGB, all colours kept" in capsys.readouterr().out
+
+
+def test_encode_says_what_a_network_must_be(trained, rounded, resnet, tmp_path: Path, capsys) -> None:
+    Image.new("L", (4, 4)).save(tmp_path / "a.png")
+    z = tmp_path / "z.safetensors"
+    message = fails(capsys, "encode", rounded, tmp_path / "a.png", "-o", z)
+    assert "would lose bits: expected an exact network, got irevnet_digits in plain floating point" in message
+    assert "Try: train it with --model.exact true" in message
+    assert "this network cannot reconstruct" in fails(capsys, "encode", resnet, tmp_path / "a.png", "-o", z)
+    assert "is no run" in fails(capsys, "encode", tmp_path / "no", tmp_path / "a.png", "-o", z)
+    assert "b.png: no such file" in fails(capsys, "encode", trained, tmp_path / "b.png", "-o", z)
+    assert not z.exists()
+
+
+def test_encode_replaces_encodings_only(trained: Path, tmp_path: Path, capsys) -> None:
+    Image.new("L", (4, 4)).save(tmp_path / "a.png")
+    weights = trained / "model.safetensors"
+    before = weights.read_bytes()
+    message = fails(capsys, "encode", trained, tmp_path / "a.png", "-o", weights)
+    assert f"{weights} is there, and no encoded picture. Try: another --out" in message
+    assert weights.read_bytes() == before
+    assert "expected NAME.safetensors" in fails(capsys, "encode", trained, tmp_path / "a.png", "-o", tmp_path / "z")
+    z = tmp_path / "z.safetensors"
+    for _ in range(2):
+        assert main(["encode", str(trained), str(tmp_path / "a.png"), "-o", str(z)]) == 0
+
+
+@pytest.mark.parametrize("name", ["back.jpg", "back", "back.webp"])
+def test_decode_writes_formats_that_lose_nothing(trained: Path, tmp_path: Path, capsys, name: str) -> None:
+    message = fails(capsys, "decode", trained, tmp_path / "z.safetensors", "-o", tmp_path / name)
+    assert "every pixel is to be kept: expected a PNG or TIFF file" in message
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_decode_wrong_files(trained: Path, tmp_path: Path, capsys) -> None:
+    back = tmp_path / "back.png"
+    assert "no such file: expected an encoded picture" in fails(
+        capsys, "decode", trained, tmp_path / "z.safetensors", "-o", back
+    )
+    assert "is no encoded picture" in fails(capsys, "decode", trained, trained / "model.safetensors", "-o", back)
+    assert not back.exists()

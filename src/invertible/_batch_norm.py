@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules import module as _every
 from torch.nn.modules.batchnorm import _BatchNorm
 
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
@@ -48,6 +49,11 @@ class BatchStatistics:
 
     def __init__(self) -> None:
         self._calls: list[tuple[Tensor, Tensor]] = []
+
+    @property
+    def n_calls(self) -> int:
+        """How many were recorded."""
+        return len(self._calls)
 
     @contextmanager
     def recorded(self, norms: list[nn.Module]) -> Iterator[None]:
@@ -145,13 +151,23 @@ def fresh_relus(module: nn.Module) -> Iterator[None]:
         Nothing; afterwards the ReLUs are as they were.
     """
     relus = [relu for relu in _overwriting(module) if not relu.inplace]
-    try:
-        for relu in relus:
-            relu.inplace = True
+    holders: list[nn.Module] = [
+        p for p in module.modules() if type(p) is nn.Sequential and _is_quiet(p) and not set(relus).isdisjoint(p)
+    ]
+
+    def run(holder: nn.Sequential, x: Any) -> Any:
+        # Only while the Sequential itself passes tensors on: a network that walks through its layers may keep them.
+        own = [relu for relu in relus if relu in holder]
+        try:
+            for relu in own:
+                relu.inplace = True
+            return nn.Sequential.forward(holder, x)
+        finally:
+            for relu in own:
+                relu.inplace = False
+
+    with _patched(holders, run):
         yield
-    finally:
-        for relu in relus:
-            relu.inplace = False
 
 
 def _overwriting(module: nn.Module) -> list[nn.ReLU]:
@@ -169,4 +185,5 @@ def _overwriting(module: nn.Module) -> list[nn.ReLU]:
 
 def _is_quiet(module: nn.Module) -> bool:
     hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
-    return not any(hooks) and _is_untouched(module)
+    for_all = (_every._global_forward_hooks, _every._global_forward_pre_hooks)
+    return not any(hooks) and not any(for_all) and _is_untouched(module)

@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections import deque
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from invertible.errors import ReconstructionError
 from invertible.streams import State
 
-_N_KEPT = 256  # calls
+_N_CALLS, _N_KNOWN = 256, 65_536
 _MIXER = -1640531527  # an odd number with well-spread bits
 
 
@@ -23,30 +23,34 @@ class Receipts:
     """Fingerprints of the last calls' inputs and outputs, element by element of their batches."""
 
     def __init__(self) -> None:
-        self._pairs: deque[tuple[Tensor, Tensor]] = deque(maxlen=_N_KEPT)
+        self._new: deque[tuple[int, Tensor, Tensor]] = deque(maxlen=_N_CALLS)  # still where the network is
+        self._known: dict[tuple[int, int], int] = {}
 
-    def write(self, x: State, y: State) -> None:
+    def write(self, map: nn.Module, x: State, y: State) -> None:
         """Remember a forward call.
 
         Args:
+            map: Whose call.
             x: Its input, on the lattice.
             y: Its output.
         """
-        self._pairs.append((_fingerprint(y), _fingerprint(x)))
+        self._new.append((_stamp(map), _fingerprint(y), _fingerprint(x)))
 
-    def check(self, y: State, x: State) -> None:
-        """Hold an inverse call against what is remembered; what is not known passes.
+    def check(self, map: nn.Module, y: State, x: State) -> None:
+        """Hold an inverse call against what is remembered; what is not known, or from other weights, passes.
 
         Args:
+            map: Whose call.
             y: Its input.
             x: Its output.
 
         Raises:
             ReconstructionError: If a y that was a forward call's output comes back as another x.
         """
-        known = {key: value for ys, xs in self._pairs for key, value in zip(ys.tolist(), xs.tolist(), strict=True)}
+        self._read()
+        stamp = _stamp(map)
         for i, (key, value) in enumerate(zip(_fingerprint(y).tolist(), _fingerprint(x).tolist(), strict=True)):
-            if known.get(key, value) != value:
+            if self._known.get((stamp, key), value) != value:
                 raise ReconstructionError(
                     f"the exact inverse gave other bits than went in, first for element {i} of the batch",
                     expected="the same circumstances as in the forward pass",
@@ -54,6 +58,18 @@ class Receipts:
                     " autocast, and in train mode on the other elements and the random state",
                     hint="eval(), and invert the batch as it was, with the same settings",
                 )
+
+    def _read(self) -> None:
+        while self._new:
+            stamp, ys, xs = self._new.popleft()
+            self._known |= {(stamp, y): x for y, x in zip(ys.tolist(), xs.tolist(), strict=True)}
+        for key in list(self._known)[: max(0, len(self._known) - _N_KNOWN)]:
+            del self._known[key]
+
+
+def _stamp(map: nn.Module) -> int:
+    # With other weights it is another map, whose inverse may well give something else.
+    return hash(tuple((id(p), 0 if p.is_inference() else p._version) for p in map.parameters()))
 
 
 def can_look(state: State) -> bool:

@@ -7,6 +7,7 @@ if it fails. It sees the parameters as leaves of a graph of its own, so that hoo
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any, cast
@@ -18,6 +19,8 @@ from torch import Tensor, nn
 from invertible._batch_norm import BatchStatistics, batch_norms, fresh_relus
 
 _Slot = tuple[dict[str, Any], str]
+_GUARD = threading.Lock()
+_LOCKS: WeakKeyDictionary[nn.Module, Any] = WeakKeyDictionary()
 _CHANGING: WeakKeyDictionary[nn.Module, dict[tuple[bool, ...], set[str]]] = WeakKeyDictionary()
 """The buffers (other than BatchNorm's) that a module was seen to change, by the train/eval modes of its parts."""
 
@@ -37,11 +40,17 @@ class Replay:
         self.slots: list[_Slot] = []
         self.parameters: list[Tensor] = []
         self._index: list[int] = []
-        self._collect(module)
+        with _alone(module):
+            self._collect(module)
         self._buffers: list[tuple[_Slot, Tensor]] = []
         self._statistics = BatchStatistics()
         self._rng: list[tuple[torch.device, Tensor]] = []
         self._autocast: list[tuple[str, torch.dtype, bool]] = []
+
+    @property
+    def has_batch_statistics(self) -> bool:
+        """Whether a BatchNorm normalised with its batch in the first run."""
+        return self._statistics.n_calls > 0
 
     def _collect(self, module: nn.Module) -> None:
         seen: dict[int, int] = {}
@@ -70,6 +79,7 @@ class Replay:
         before = [(device, _get_rng(device)) for device in devices]
         watch = _Buffers(self.module)
         with ExitStack() as stack:
+            stack.enter_context(_alone(self.module))
             _set_autocast(stack, self._autocast)
             stack.enter_context(self._statistics.recorded(batch_norms(self.module)))
             stack.enter_context(fresh_relus(self.module))
@@ -91,6 +101,7 @@ class Replay:
             Nothing.
         """
         with ExitStack() as stack:
+            stack.enter_context(_alone(self.module))
             _set_autocast(stack, self._autocast)
             stack.enter_context(_swapped(self.slots, [parameters[i] for i in self._index]))
             stack.enter_context(_rng_restored(self._rng))
@@ -105,6 +116,12 @@ class Replay:
             yield
 
 
+def _alone(module: nn.Module) -> Any:
+    # While a module runs for a node its parameters are stand-ins: another thread's gradients would go astray.
+    with _GUARD:
+        return _LOCKS.setdefault(module, threading.RLock())
+
+
 class _Buffers:
     """Which buffers a run changes, and their values before it."""
 
@@ -117,7 +134,8 @@ class _Buffers:
             if id(part) in skip:
                 continue
             for name, buffer in part._buffers.items():
-                if buffer is not None and (known is None or f"{prefix}.{name}" in known):
+                is_small = buffer is not None and buffer.numel() <= 4096
+                if buffer is not None and (is_small or known is None or f"{prefix}.{name}" in known):
                     slot = (cast("dict[str, Any]", part._buffers), name)
                     self.kept.append((f"{prefix}.{name}", slot, buffer, _version(buffer), buffer.clone()))
 
@@ -127,7 +145,8 @@ class _Buffers:
         Returns:
             Where each is, and what it was.
         """
-        changed = [row for row in self.kept if row[1][0][row[1][1]] is not row[2] or _version(row[2]) != row[3]]
+        # Values too: `batch_norm` updates its averages without telling the version counter.
+        changed = [row for row in self.kept if row[1][0][row[1][1]] is not row[2] or not torch.equal(row[2], row[4])]
         _CHANGING[self.module].setdefault(self.modes, set()).update(name for name, *_ in changed)
         return [(slot, before) for _, slot, _, _, before in changed]
 

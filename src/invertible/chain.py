@@ -200,7 +200,7 @@ class Chain(Bijection):
         if is_outermost and can_look(state):
             result = out[0] if has_logdet else out
             is_forward = loop in (self._forward_all, self._forward_all_with_logdet)
-            _ = self._receipts.write(state, result) if is_forward else self._receipts.check(state, result)
+            (self._receipts.write if is_forward else self._receipts.check)(self, state, result)
         return out
 
     def _save(self, loop: Callable[[State, Any], Any], state: State, context: Any, has_logdet: bool) -> Any:

@@ -24,6 +24,8 @@ EPILOG = """examples:
   invertible resume runs/mine                            go on after Ctrl-C or a crash
   invertible evaluate runs/demo                          accuracy and reconstruction error
   invertible reconstruct runs/demo --image cat.png       a picture from its representation
+  invertible encode runs/demo cat.png --out cat.safetensors   a picture as an exact network's representation
+  invertible decode runs/demo cat.safetensors --out cat.png   and back: every pixel the same, or an error
 
 `invertible COMMAND --help` tells more. INVERTIBLE_TRACEBACK=1 shows where an error came from."""
 
@@ -84,6 +86,16 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         help="the PNG to write (default: RUN/reconstruction.png, RUN/reconstruction-NAME.png for --image)",
     )
+    encode = add("encode", _encode, "a picture as the representation of an exact network, without loss")
+    encode.add_argument("folder", type=Path, metavar="RUN", help="the folder of a run with an exact network")
+    encode.add_argument(
+        "image", type=Path, metavar="IMAGE", help="grey or RGB, with or without alpha, 8 bits, any size"
+    )
+    encode.add_argument("-o", "--out", type=Path, required=True, help="the file to write: NAME.safetensors")
+    decode = add("decode", _decode, "the picture that `encode` encoded: every pixel the same, or an error")
+    decode.add_argument("folder", type=Path, metavar="RUN", help="the run it was encoded with")
+    decode.add_argument("file", type=Path, metavar="FILE", help="what `invertible encode` wrote")
+    decode.add_argument("-o", "--out", type=Path, required=True, help="the picture to write: NAME.png or NAME.tif")
     add("recipes", _recipes, "list the recipes that ship with the library")
     return parser
 
@@ -184,6 +196,35 @@ def _reconstruct(options: argparse.Namespace, rest: list[str]) -> None:
     _print(f"picture: {path}")
 
 
+def _encode(options: argparse.Namespace, rest: list[str]) -> None:
+    from invertible.train.codec import encode_image
+    from invertible.train.encoding import check_encoding_path
+    from invertible.train.run import load_run
+
+    check_encoding_path(options.out)
+    encoding, note = encode_image(load_run(options.folder), options.image)
+    encoding.save(options.out)
+    about, n = encoding.description, encoding.values
+    if note:
+        _print(f"note: {note}")
+    _print(f"{options.image}: {about.width}x{about.height} {about.mode}, {len(n):,} tiles, {n.numel():,} whole numbers")
+    _print(f"decoded again: every pixel the same. Encoding: {options.out}")
+
+
+def _decode(options: argparse.Namespace, rest: list[str]) -> None:
+    from invertible.train.codec import decode_image
+    from invertible.train.encoding import Encoding
+    from invertible.train.lossless import check_lossless_suffix, write_lossless
+    from invertible.train.run import load_run
+
+    check_lossless_suffix(options.out)
+    encoding = Encoding.load(options.file)
+    device = "cpu" if encoding.description.device == "cpu" else None
+    pixels, mode = decode_image(load_run(options.folder, device=device), encoding)
+    write_lossless(pixels, mode, options.out)
+    _print(f"{pixels.shape[2]}x{pixels.shape[1]} {mode}, every pixel as it was encoded. Picture: {options.out}")
+
+
 def _picture_path(options: argparse.Namespace) -> Path:
     # Where the picture goes: never over the user's own one.
     from invertible.errors import ConfigError
@@ -227,6 +268,7 @@ def _report(metrics: dict[str, Any], folder: Path) -> None:
         "reconstruction_max_abs_error",
         "reconstruction_mean_abs_error",
         "reconstruction_n",
+        "bit_exact",
     )
     _table({k: metrics[k] for k in (*shown, "n_parameters", "train_seconds") if k in metrics}, str(folder))
     _print(
@@ -247,11 +289,14 @@ def _table(figures: dict[str, Any], title: str) -> None:
     _print(title)  # not the table's own title, which would break a long path in two
     table = Table("figure", "value")
     for name, value in figures.items():
-        table.add_row(
-            name.replace("_", " "),
-            f"{value:.4g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value),
-        )
+        table.add_row("bit-exact" if name == "bit_exact" else name.replace("_", " "), _shown(value))
     _print(table)
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:.4g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def _print(content: object, is_error: bool = False) -> None:

@@ -208,7 +208,7 @@ class _Exit(torch.autograd.Function):
 class _Node(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, step: Step, n_streams: int, *tensors: Tensor) -> tuple[Tensor, ...]:
-        ctx.step, ctx.n_streams = step, n_streams
+        ctx.step, ctx.tape, ctx.n_streams = step, step.tape, n_streams
         ctx.set_materialize_grads(False)
         streams = tensors[:n_streams]
         with step.replay.first([*streams, *step.context]):
@@ -264,10 +264,12 @@ def _pull_twice(
         out = pack(step.tape.output_of(step), step.gives_tensor)
         with step.replay.again(parameters, use_statistics=False), lattice.trusted():
             x = unpack(getattr(step.map, OPPOSITE[step.method])(out, step.rebuild(context)))
+        step.compare_sample(x)
     inputs = [t.view_as(t) if need else t for t, need in zip([*x, *context, *parameters], needs, strict=True)]
     n, m = len(x), len(context)
     with step.replay.again(inputs[n + m :], use_statistics=False), lattice.trusted():
         roots = _roots(step, step.run(tuple(inputs[:n]), inputs[n : n + m]))
+    _check_closed(step, roots, inputs)
     return x, _gradients(roots, inputs, grads, needs, create_graph=True)
 
 
@@ -303,7 +305,7 @@ def _check_closed(step: Step, roots: list[Tensor], leaves: list[Tensor]) -> None
     checked = _CHECKED.setdefault(step.map, set())
     if step.method in checked:
         return
-    allowed, todo, seen = {id(t) for t in leaves}, [r.grad_fn for r in roots], set()
+    allowed, todo, seen = {id(t) for t in leaves}, [r.grad_fn for r in roots], {t.grad_fn for t in leaves}
     while todo:
         node = todo.pop()
         if node is None or node in seen:

@@ -68,7 +68,7 @@ class IRevNetBlock(VolumePreserving):
 
     def _rerun(self, method: Method, out: Streams, context: None, leaf: Leaf) -> tuple[State, State, Tensor | None]:
         if method.startswith("_inverse"):
-            return super()._rerun(method, out, context, leaf)
+            return self._rerun_inverse(method, out, leaf)
         with torch.no_grad():
             x2 = leaf(self.psi.inverse(out[0]), 1)
         shift = self._shift(x2)
@@ -76,6 +76,18 @@ class IRevNetBlock(VolumePreserving):
             x1 = leaf(self.psi.inverse(self._without(out[1], shift)), 0)
         again = self.psi(x2), known_sum(out[1], self.psi(x1), shift)
         return (x1, x2), again, zero_logdet(out) if method.endswith("logdet") else None
+
+    def _rerun_inverse(self, method: Method, out: Streams, leaf: Leaf) -> tuple[State, State, Tensor | None]:
+        x1, x2 = out
+        with torch.no_grad():
+            y1 = leaf(self.psi(x2), 0)
+        x2 = self.psi.inverse(y1)
+        shift = self._shift(x2)
+        with torch.no_grad():
+            y2 = self.psi(x1)
+            y2 = leaf(y2 + shift if self.lattice is None else self.lattice.add(y2, shift), 1)
+        again = self.psi.inverse(self._without(y2, shift)), x2
+        return (y1, y2), again, zero_logdet(out) if method.endswith("logdet") else None
 
     def _shift(self, x2: Tensor) -> Tensor:
         # The same bits both ways need the same layout both ways.

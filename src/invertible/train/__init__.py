@@ -1,6 +1,8 @@
 """Training: recipes, the loop, checkpoints, evaluation. The only part that uses accelerate; import it by name."""
 
 from invertible.train.assess import assess
+from invertible.train.codec import decode_image, encode_image
+from invertible.train.encoding import Encoding
 from invertible.train.evaluate import evaluate_classifier, evaluate_reconstruction
 from invertible.train.loop import FitOptions, InterruptedRun, Trainer
 from invertible.train.objective import Classification
@@ -12,12 +14,15 @@ from invertible.train.train import resume, train
 
 __all__ = [
     "Classification",
+    "Encoding",
     "FitOptions",
     "InterruptedRun",
     "Recipe",
     "Run",
     "Trainer",
     "assess",
+    "decode_image",
+    "encode_image",
     "evaluate_classifier",
     "evaluate_reconstruction",
     "load_run",

@@ -25,9 +25,10 @@ def assess(run: Run, images: Images) -> dict[str, Any]:
 
     Returns:
         "accuracy" (0 to 1), "loss" (nats), and where the network is invertible "reconstruction_max_abs_error",
-        "reconstruction_mean_abs_error" (units of the pixel range), "reconstruction_n" and "reconstruction_dtype".
+        "reconstruction_mean_abs_error" (units of the pixel range), "reconstruction_n", "reconstruction_dtype" and
+        "bit_exact": whether every image came back to the last bit, as `evaluate.Comparison` defines it.
         If rounding explodes in the inverse so far that padding is not zero any more, the reconstruction is measured in
-        float64 instead, and that is announced.
+        float64 instead, and that is announced; it cannot happen to an exact network.
     """
     batches = run.batches(images)
     is_invertible = isinstance(run.model, Classifier)
@@ -40,6 +41,7 @@ def assess(run: Run, images: Images) -> dict[str, Any]:
         figures: dict[str, Any] = evaluate_classifier(run.model, batches, on_step=on_step)
         if isinstance(run.model, Classifier):
             errors = _reconstruction(run, batches, on_step)
+            figures["bit_exact"] = errors.pop("bit_exact")
             figures |= {f"reconstruction_{name}": value for name, value in errors.items()}
     return figures
 

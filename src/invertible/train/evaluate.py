@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -54,7 +55,7 @@ def evaluate_classifier(
 @torch.no_grad()
 def evaluate_reconstruction(
     model: Classifier, batches: Batches, normalize: Normalize, on_step: Callable[[], None] | None = None
-) -> dict[str, float]:
+) -> dict[str, float | bool]:
     """How exactly images come back from their representation.
 
     Args:
@@ -64,18 +65,62 @@ def evaluate_reconstruction(
         on_step: Called after each batch.
 
     Returns:
-        "max_abs_error" and "mean_abs_error" over all pixels, in units of the pixel range (black 0, white 1), and "n".
+        "max_abs_error" and "mean_abs_error" over all pixels, in units of the pixel range (black 0, white 1), "n", and
+        "bit_exact": whether all came back as `Comparison.is_bit_exact` says.
     """
-    largest, total, n_pixels, n = 0.0, 0.0, 0, 0
+    largest, total, n_pixels, n, is_bit_exact = 0.0, 0.0, 0, 0, True
     dtype = next(model.parameters()).dtype
     for images, _ in batches.epoch(0):
-        x = images.to(dtype)
-        error = reconstruction_error(x, model.reconstruct(model.representation(x)), normalize)
-        largest, total = max(largest, error.max().item()), total + error.sum(dtype=torch.float64).item()
-        n_pixels, n = n_pixels + error.numel(), n + len(x)
+        result = compare(model, images.to(dtype), normalize)
+        largest, total = max(largest, result.error.max().item()), total + result.error.sum(dtype=torch.float64).item()
+        n_pixels, n = n_pixels + result.error.numel(), n + len(images)
+        is_bit_exact = is_bit_exact and result.is_bit_exact
         if on_step is not None:
             on_step()
-    return {"max_abs_error": largest, "mean_abs_error": total / n_pixels, "n": n}
+    return {"max_abs_error": largest, "mean_abs_error": total / n_pixels, "n": n, "bit_exact": is_bit_exact}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Images and what came back.
+
+    Args:
+        before: What went into the network's body: normalised images, moved to the lattice if the network is exact.
+        after: What came back.
+        error: Absolute error per pixel, in units of the pixel range. For an exact network it is also the difference of
+            the 8-bit pixels, where that is larger: so it is zero if and only if `is_bit_exact`.
+        is_bit_exact: Whether `after` has the same floating-point values as `before`, and the 8-bit pixels it is
+            rounded to are those of the images before they were moved to the lattice.
+    """
+
+    before: Tensor
+    after: Tensor
+    error: Tensor
+    is_bit_exact: bool
+
+
+@torch.no_grad()
+def compare(model: Classifier, x: Tensor, normalize: Normalize) -> Comparison:
+    """Send images through the network and back.
+
+    Args:
+        model: The classifier, in eval mode.
+        x: Images as `normalize` made them, in the model's dtype; shape (batch, channels, height, width).
+        normalize: The normalisation.
+
+    Returns:
+        What went in, what came back, and how they differ.
+    """
+    lattice = model.body.lattice
+    before = x if lattice is None else lattice.quantise(x)
+    after = model.reconstruct(model.representation(x))
+    error = reconstruction_error(before, after, normalize)
+    is_bit_exact = torch.equal(before, after)
+    if lattice is not None:
+        lost = (normalize.to_uint8(after).to(x.dtype) - normalize.to_uint8(x).to(x.dtype)).abs()
+        error = torch.maximum(error, lost / normalize.max_value)
+        is_bit_exact = is_bit_exact and not bool(lost.any())
+    return Comparison(before, after, error, is_bit_exact)
 
 
 def reconstruction_error(x: Tensor, reconstruction: Tensor, normalize: Normalize) -> Tensor:

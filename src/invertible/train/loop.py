@@ -21,7 +21,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from invertible.data import Batches
 from invertible.data.steps import seeded_generator
-from invertible.errors import ConfigError, NonFiniteError
+from invertible.errors import ConfigError, NonFiniteError, RangeError
 from invertible.train.checkpoint import (
     Progress,
     check_weights,
@@ -138,6 +138,7 @@ class Trainer:
 
     Raises:
         NonFiniteError: In `fit`: if the loss or a weight is NaN or infinite.
+        RangeError: In `fit`: if an exact network's sums leave its lattice's range.
         InterruptedRun: In `fit`: after SIGINT or SIGTERM.
     """
 
@@ -229,8 +230,11 @@ class Trainer:
         parts = list(zip(x.chunk(training.micro_batches), y.chunk(training.micro_batches), strict=True))
         for i, (part, labels) in enumerate(parts):
             with nullcontext() if i == len(parts) - 1 else self.accelerator.no_sync(wrapped):
-                loss, metrics = wrapped(part, labels)
-                self.accelerator.backward(loss * (len(part) / len(x)))
+                try:
+                    loss, metrics = wrapped(part, labels)
+                    self.accelerator.backward(loss * (len(part) / len(x)))
+                except RangeError as error:
+                    raise self._with_advice(error) from error
             self._pending.append((step + 1, loss.detach(), metrics, len(part)))
         if self.options.optimizer.clip_norm is not None:
             self.accelerator.clip_grad_norm_(wrapped.parameters(), self.options.optimizer.clip_norm)
@@ -255,10 +259,19 @@ class Trainer:
     def _check_loss(self, loss: float, step: int) -> None:
         if math.isfinite(loss):
             return
+        problem = f"the loss broke at step {step}"
+        raise NonFiniteError(problem, expected="a finite loss", got=loss, hint=self._advice())
+
+    def _with_advice(self, error: RangeError) -> RangeError:
+        if "sums are exact" not in error.problem:
+            return error
+        problem, hint = f"{error.problem}, at step {self.progress.step + 1}", f"{self._advice()}; or {error.hint}"
+        return RangeError(problem, expected=error.expected, got=error.got, hint=hint)
+
+    def _advice(self) -> str:
         folder = self.options.folder
         saved = f"; the last good checkpoint is kept in {folder}" if folder and has_checkpoint(folder) else ""
-        hint = f"a smaller learning rate, warm-up, or optimizer.clip_norm{saved}"
-        raise NonFiniteError(f"the loss broke at step {step}", expected="a finite loss", got=loss, hint=hint)
+        return f"a smaller learning rate, warm-up, or optimizer.clip_norm{saved}"
 
     def _means(self) -> dict[str, float]:
         n = max(self.progress.sums.get("n", 0), 1)

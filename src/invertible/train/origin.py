@@ -52,7 +52,7 @@ def check_same_origin(folder: Path, recipe: Recipe, splits: Splits) -> None:
         return
     before, now = read_json(folder / ORIGIN), _origin(recipe, splits)
     free = {"data.data_dir", "training.checkpoint_seconds"}
-    then = before.get("recipe", {})
+    then = _flat(Recipe().to_dict()) | before.get("recipe", {})  # a key that is newer than the run had its default
     changed = [key for key, value in now["recipe"].items() if key not in free and then.get(key) != value]
     if changed:
         hint = f"put {RECIPE} back as it was, or train anew with another --out"

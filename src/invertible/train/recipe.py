@@ -16,10 +16,30 @@ class ModelConfig:
     Args:
         name: A name from `invertible.models.names()`.
         arguments: What its constructor gets, e.g. `n_blocks: [18, 18, 18]`.
+        exact: Whether its invertible part computes on a lattice and is undone to the last bit; a number: with that
+            resolution k. See `invertible.Chain`.
+        memory: What a training step keeps: everything, each block's input, or only the last block's output; null: as
+            the network itself has it. See `invertible.Chain`.
     """
 
     name: str = "irevnet_digits"
     arguments: dict[str, Any] = field(default_factory=dict)
+    exact: bool | int = False
+    memory: Literal["store", "checkpoint", "reconstruct"] | None = None
+
+    def all_arguments(self) -> dict[str, Any]:
+        """What the constructor gets, `exact` and `memory` included where they are set.
+
+        Returns:
+            Arguments of `invertible.models.build`.
+
+        Example:
+            >>> ModelConfig("irevnet_digits", {"n_classes": 3}, exact=True).all_arguments()
+            {'n_classes': 3, 'exact': True}
+        """
+        exact = {} if self.exact is False else {"exact": self.exact}
+        memory = {} if self.memory is None else {"memory": self.memory}
+        return self.arguments | exact | memory
 
 
 @dataclass

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from invertible.data import image_file
-from invertible.train.evaluate import reconstruction_error
+from invertible.train.evaluate import compare
 from invertible.train.figures import save_reconstructions, spread
 from invertible.train.prepare import Images
 from invertible.train.run import Run
@@ -16,7 +15,7 @@ from invertible.train.run import Run
 N_SHOWN = 8
 
 
-def reconstruct_images(run: Run, images: Images, path: Path) -> dict[str, float]:
+def reconstruct_images(run: Run, images: Images, path: Path) -> dict[str, float | bool]:
     """Reconstruct a few images, spread over the set, and draw them.
 
     Args:
@@ -25,12 +24,12 @@ def reconstruct_images(run: Run, images: Images, path: Path) -> dict[str, float]
         path: The PNG file.
 
     Returns:
-        "max_abs_error" and "mean_abs_error" of those drawn, in units of the pixel range.
+        "max_abs_error" and "mean_abs_error" of those drawn, in units of the pixel range, and "bit_exact".
     """
     return _reconstruct(run, images.batch(spread(len(images), N_SHOWN)), path)
 
 
-def reconstruct_file(run: Run, image: str | Path, path: Path) -> tuple[dict[str, float], str | None]:
+def reconstruct_file(run: Run, image: str | Path, path: Path) -> tuple[dict[str, float | bool], str | None]:
     """Reconstruct a picture from a file.
 
     Args:
@@ -39,20 +38,20 @@ def reconstruct_file(run: Run, image: str | Path, path: Path) -> tuple[dict[str,
         path: The PNG file to draw.
 
     Returns:
-        "max_abs_error" and "mean_abs_error" in units of the pixel range, and a note on what was changed, or None.
+        "max_abs_error", "mean_abs_error" in units of the pixel range and "bit_exact", and a note on what was changed,
+        or None.
     """
     channels, height, width = run.record["in_shape"]
     pixels, note = image_file(image, (channels, height, width), run.normalize.max_value)
     return _reconstruct(run, pixels, path), note
 
 
-@torch.no_grad()
-def _reconstruct(run: Run, pixels: Tensor, path: Path) -> dict[str, float]:
-    classifier, normalize = run.classifier, run.normalize
-    x = run.prepare(pixels)
-    back = classifier.reconstruct(classifier.representation(x))
-    error = reconstruction_error(x, back, normalize)
-    figures = {"max_abs_error": error.max().item(), "mean_abs_error": error.double().mean().item()}
-    title = "{} images: largest error {:.2g}, mean {:.2g} of the pixel range".format(len(x), *figures.values())
-    save_reconstructions(normalize.inverse(x), normalize.inverse(back), path, title)
-    return figures
+def _reconstruct(run: Run, pixels: Tensor, path: Path) -> dict[str, float | bool]:
+    normalize = run.normalize
+    result = compare(run.classifier, run.prepare(pixels), normalize)
+    errors = {"max_abs_error": result.error.max().item(), "mean_abs_error": result.error.double().mean().item()}
+    n = f"{len(pixels)} image{'s' * (len(pixels) > 1)}"
+    title = "{}: largest error {:.2g}, mean {:.2g} of the pixel range".format(n, *errors.values())
+    title = f"{n}: bit-exact" if result.is_bit_exact else title
+    save_reconstructions(normalize.inverse(result.before), normalize.inverse(result.after), path, title)
+    return {**errors, "bit_exact": result.is_bit_exact}

@@ -133,10 +133,19 @@ def build_model(recipe: Recipe, seed: int | None = None) -> nn.Module:
 
     Returns:
         The network.
+
+    Raises:
+        ConfigError: If name and arguments do not fit.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.training.seed if seed is None else seed)
-        return build(recipe.model.name, **recipe.model.arguments)
+        try:
+            return build(recipe.model.name, **recipe.model.all_arguments())
+        except ConfigError as error:
+            # Keys that a shipped recipe may have set, for a network that the user has put in its place.
+            remedy = {"'exact'": "--model.exact false", "'memory'": "--model.memory null"}.get(str(error.got))
+            error.hint = remedy or error.hint
+            raise
 
 
 def check_is_run(folder: Path) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -37,3 +38,26 @@ def fastest_threads(step: Callable[[], object], n_trials: int = 3) -> int:
     finally:
         torch.set_num_threads(everything)
     return everything if statistics.median(seconds[everything]) < 0.95 * statistics.median(seconds[1]) else 1
+
+
+@contextmanager
+def use_threads(n: int) -> Iterator[None]:
+    """Compute with so many CPU threads; afterwards torch's setting is as it was.
+
+    Args:
+        n: How many.
+
+    Yields:
+        Nothing.
+
+    Example:
+        >>> with use_threads(1):
+        ...     torch.get_num_threads()
+        1
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(n)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
