@@ -7,6 +7,7 @@ through the statistics too. It gives the same bits, and takes a tenth of the tim
 from __future__ import annotations
 
 import functools
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import pairwise
@@ -21,16 +22,15 @@ _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 _MAKES_NEW_OUTPUT = (*_NORMS, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 
 
-def batch_norms(module: nn.Module) -> list[nn.Module]:
+def batch_norms(parts: list[nn.Module]) -> list[nn.Module]:
     """The BatchNorm layers that normalise with batch statistics, which `BatchStatistics` takes care of.
 
     Args:
-        module: Any module.
+        parts: A module and all modules in it.
 
     Returns:
         Those of PyTorch's own classes. Compiled modules have none: their code is not to be changed.
     """
-    parts = list(module.modules())
     if any(type(part).__name__ == "OptimizedModule" for part in parts):
         return []
     return [part for part in parts if type(part) in _NORMS and _uses_batch(part) and _is_untouched(part)]
@@ -140,47 +140,48 @@ class _ReplayedBatchNorm(torch.autograd.Function):
         return *(g if need else None for g, need in zip(grads, needs, strict=True)), None, None
 
 
-@contextmanager
-def fresh_relus(module: nn.Module) -> Iterator[None]:
-    """Let ReLUs that follow a layer with an output of its own overwrite that output: nobody else sees it.
+class Relus:
+    """ReLUs that follow a layer with an output of its own in an `nn.Sequential`: they may overwrite that output.
 
     Args:
-        module: Any module; only neighbours in plain `nn.Sequential`s are touched.
-
-    Yields:
-        Nothing; afterwards the ReLUs are as they were.
+        parts: A module and all modules in it, those that are there twice twice.
     """
-    relus = [relu for relu in _overwriting(module) if not relu.inplace]
-    holders: list[nn.Module] = [
-        p for p in module.modules() if type(p) is nn.Sequential and _is_quiet(p) and not set(relus).isdisjoint(p)
-    ]
 
-    def run(holder: nn.Sequential, x: Any) -> Any:
+    def __init__(self, parts: list[nn.Module]) -> None:
+        counts = Counter(parts)
+        self._holders: dict[nn.Module, list[nn.ReLU]] = {}
+        for part in counts:
+            if type(part) is nn.Sequential and _is_quiet(part):
+                pairs = pairwise(part._modules.values())
+                relus = [b for a, b in pairs if type(b) is nn.ReLU and counts[b] == 1 and _may_overwrite(a, b)]
+                if relus:
+                    self._holders[part] = relus
+
+    @contextmanager
+    def overwriting(self) -> Iterator[None]:
+        """Let them.
+
+        Yields:
+            Nothing; afterwards they are as they were.
+        """
+        with _patched(list(self._holders), self._run):
+            yield
+
+    def _run(self, holder: nn.Sequential, x: Any) -> Any:
         # Only while the Sequential itself passes tensors on: a network that walks through its layers may keep them.
-        own = [relu for relu in relus if relu in holder]
         try:
-            for relu in own:
+            for relu in self._holders[holder]:
                 relu.inplace = True
             return nn.Sequential.forward(holder, x)
         finally:
-            for relu in own:
+            for relu in self._holders[holder]:
                 relu.inplace = False
 
-    with _patched(holders, run):
-        yield
 
-
-def _overwriting(module: nn.Module) -> list[nn.ReLU]:
-    counts: dict[int, int] = {}
-    pairs: list[tuple[nn.Module, nn.ReLU]] = []
-    for _, part in module.named_modules(remove_duplicate=False):
-        counts[id(part)] = counts.get(id(part), 0) + 1
-        if type(part) is nn.Sequential:
-            members = list(part)
-            pairs += [(a, b) for a, b in pairwise(members) if type(b) is nn.ReLU]
-    return [
-        b for a, b in pairs if type(a) in _MAKES_NEW_OUTPUT and counts[id(b)] == 1 and _is_quiet(a) and _is_quiet(b)
-    ]
+def _may_overwrite(layer: nn.Module | None, relu: nn.ReLU) -> bool:
+    if layer is None or relu.inplace or type(layer) not in _MAKES_NEW_OUTPUT:
+        return False
+    return _is_quiet(layer) and _is_quiet(relu)
 
 
 def _is_quiet(module: nn.Module) -> bool:

@@ -16,7 +16,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from invertible._batch_norm import BatchStatistics, batch_norms, fresh_relus
+from invertible._batch_norm import BatchStatistics, Relus, batch_norms
 
 _Slot = tuple[dict[str, Any], str]
 _GUARD = threading.Lock()
@@ -41,7 +41,12 @@ class Replay:
         self.parameters: list[Tensor] = []
         self._index: list[int] = []
         with _alone(module):
-            self._collect(module)
+            walk = list(module.named_modules(remove_duplicate=False))
+            self._parts = dict(reversed([(part, name) for name, part in reversed(walk)]))
+            self._collect()
+        self._modes = tuple(part.training for part in self._parts)
+        self._norms = batch_norms(list(self._parts))
+        self._relus = Relus([part for _, part in walk])
         self._buffers: list[tuple[_Slot, Tensor]] = []
         self._statistics = BatchStatistics()
         self._rng: list[tuple[torch.device, Tensor]] = []
@@ -52,9 +57,9 @@ class Replay:
         """Whether a BatchNorm normalised with its batch in the first run."""
         return self._statistics.n_calls > 0
 
-    def _collect(self, module: nn.Module) -> None:
+    def _collect(self) -> None:
         seen: dict[int, int] = {}
-        for part in module.modules():
+        for part in self._parts:
             for name, parameter in part._parameters.items():
                 if parameter is None:
                     continue
@@ -77,12 +82,12 @@ class Replay:
         devices = _devices([*tensors, *self.parameters])
         self._autocast = _autocast(devices)
         before = [(device, _get_rng(device)) for device in devices]
-        watch = _Buffers(self.module)
+        watch = _Buffers(self.module, self._parts, self._modes, self._norms)
         with ExitStack() as stack:
             stack.enter_context(_alone(self.module))
             _set_autocast(stack, self._autocast)
-            stack.enter_context(self._statistics.recorded(batch_norms(self.module)))
-            stack.enter_context(fresh_relus(self.module))
+            stack.enter_context(self._statistics.recorded(self._norms))
+            stack.enter_context(self._relus.overwriting())
             yield
         self._buffers = watch.changed()
         # A module that draws no random numbers need not remember any: the state of a generator takes 5 KB.
@@ -107,12 +112,12 @@ class Replay:
             stack.enter_context(_rng_restored(self._rng))
             slots = [slot for slot, _ in self._buffers]
             stack.enter_context(_swapped(slots, [buffer.clone() for _, buffer in self._buffers]))
-            norms = batch_norms(self.module)
+            stack.enter_context(_in_modes(self._parts, self._modes))
             if use_statistics:
-                stack.enter_context(self._statistics.replayed(norms))
-                stack.enter_context(fresh_relus(self.module))
+                stack.enter_context(self._statistics.replayed(self._norms))
+                stack.enter_context(self._relus.overwriting())
             else:
-                stack.enter_context(_shielded(norms))
+                stack.enter_context(_shielded(self._norms))
             yield
 
 
@@ -125,19 +130,20 @@ def _alone(module: nn.Module) -> Any:
 class _Buffers:
     """Which buffers a run changes, and their values before it."""
 
-    def __init__(self, module: nn.Module) -> None:
-        self.module, skip = module, {id(norm) for norm in batch_norms(module)}
-        self.modes = tuple(part.training for part in module.modules())
-        known = _CHANGING.setdefault(module, {}).get(self.modes)
-        self.kept: list[tuple[str, _Slot, Tensor, int, Tensor]] = []
-        for prefix, part in module.named_modules():
-            if id(part) in skip:
+    def __init__(
+        self, module: nn.Module, parts: dict[nn.Module, str], modes: tuple[bool, ...], norms: list[nn.Module]
+    ) -> None:
+        self.module, self.modes = module, modes
+        known = _CHANGING.setdefault(module, {}).get(modes)
+        self.kept: list[tuple[str, _Slot, Tensor, Tensor]] = []
+        for part, prefix in parts.items():
+            if not part._buffers or part in norms:
                 continue
             for name, buffer in part._buffers.items():
                 is_small = buffer is not None and buffer.numel() <= 4096
                 if buffer is not None and (is_small or known is None or f"{prefix}.{name}" in known):
                     slot = (cast("dict[str, Any]", part._buffers), name)
-                    self.kept.append((f"{prefix}.{name}", slot, buffer, _version(buffer), buffer.clone()))
+                    self.kept.append((f"{prefix}.{name}", slot, buffer, buffer.clone()))
 
     def changed(self) -> list[tuple[_Slot, Tensor]]:
         """Those that are others than before, with their values before.
@@ -146,13 +152,22 @@ class _Buffers:
             Where each is, and what it was.
         """
         # Values too: `batch_norm` updates its averages without telling the version counter.
-        changed = [row for row in self.kept if row[1][0][row[1][1]] is not row[2] or not torch.equal(row[2], row[4])]
+        changed = [row for row in self.kept if row[1][0][row[1][1]] is not row[2] or not torch.equal(row[2], row[3])]
         _CHANGING[self.module].setdefault(self.modes, set()).update(name for name, *_ in changed)
-        return [(slot, before) for _, slot, _, _, before in changed]
+        return [(slot, before) for _, slot, _, before in changed]
 
 
-def _version(tensor: Tensor) -> int:
-    return 0 if tensor.is_inference() else tensor._version
+@contextmanager
+def _in_modes(parts: dict[nn.Module, str], modes: tuple[bool, ...]) -> Iterator[None]:
+    # Between forward and backward somebody may have called eval().
+    others = [(part, part.training) for part, mode in zip(parts, modes, strict=True) if part.training != mode]
+    try:
+        for part, mode in others:
+            part.training = not mode
+        yield
+    finally:
+        for part, mode in others:
+            part.training = mode
 
 
 @contextmanager

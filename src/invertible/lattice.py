@@ -23,7 +23,8 @@ from torch import Tensor
 from invertible.errors import ConfigError, DtypeError, RangeError
 
 _BITS = {torch.float32: 24, torch.float64: 53}
-_Extremes = list[Tensor] | Literal["trusted"] | None
+_Sum = tuple[Tensor, Tensor, float]  # smallest and largest value, and the limit
+_Extremes = list[_Sum] | Literal["trusted"] | None
 _EXTREMES: ContextVar[_Extremes] = ContextVar("extremes of the sums so far", default=None)
 
 
@@ -95,10 +96,7 @@ class Lattice:
         Raises:
             RangeError: If a value is NaN or too large.
         """
-        limit = self.limit(x.dtype)
-        if x.numel():
-            extremes = torch.stack(torch.aminmax(x.detach())) / limit
-            check_range([extremes], "exact mode's input", f"below {limit:g}")
+        self._look(x, None, "exact mode's input")
         return self._straight(x)
 
     def add(self, target: Tensor, shift: Tensor) -> Tensor:
@@ -126,18 +124,25 @@ class Lattice:
         return self._sum(target, shift, -1)
 
     def _sum(self, target: Tensor, shift: Tensor, sign: int) -> Tensor:
-        limit = self.limit(target.dtype)
         seen = None if torch.compiler.is_compiling() else _EXTREMES.get()
         target = self._straight(target) if seen is None else target
         shift = self._straight(shift.to(target.dtype))
-        out = target + shift if sign > 0 else target - shift
-        if out.numel() and seen != "trusted":
-            extremes = torch.stack(torch.aminmax(out.detach())) / limit
-            if seen is None:
-                check_range([extremes], "an exact sum", f"below {limit:g}")
-            else:
-                seen.append(extremes)
+        if torch.is_grad_enabled() or torch.compiler.is_compiling():
+            out = target + shift if sign > 0 else target - shift
+        else:  # the rounded shift is nobody else's
+            out = torch.add(target, shift, alpha=sign, out=shift)
+        self._look(out, seen, "an exact sum")
         return out
+
+    def _look(self, x: Tensor, seen: _Extremes, name: str) -> None:
+        limit = self.limit(x.dtype)
+        if not x.numel() or seen == "trusted":
+            return
+        low, high = torch.aminmax(x.detach())
+        if seen is None:
+            check_range([(low, high, limit)], name)
+        else:
+            seen.append((low, high, limit))
 
     def _straight(self, x: Tensor) -> Tensor:
         rounded = (x.detach() * 2.0**self.k).round_().mul_(self.step)
@@ -163,13 +168,13 @@ def session(name: str) -> Iterator[bool]:
     if _EXTREMES.get() is not None:
         yield False
         return
-    extremes: list[Tensor] = []
+    extremes: list[_Sum] = []
     token = _EXTREMES.set(extremes)
     try:
         yield True
     finally:
         _EXTREMES.reset(token)
-    check_range(extremes, name, "within the lattice's range")
+    check_range(extremes, name)
 
 
 @contextmanager
@@ -186,30 +191,30 @@ def trusted() -> Iterator[None]:
         _EXTREMES.reset(token)
 
 
-def check_range(extremes: list[Tensor], name: str, expected: str) -> None:
+def check_range(sums: list[_Sum], name: str) -> None:
     """Refuse sums that left the range.
 
     Args:
-        extremes: Smallest and largest value of each sum, in units of the limit.
+        sums: Smallest and largest value of each, and their limit.
         name: Whose sums, for the message.
-        expected: The range in words.
 
     Raises:
-        RangeError: If one is 1 or more, or NaN.
+        RangeError: If an absolute value reaches the limit, or is NaN.
     """
-    if not extremes:
+    if not sums:
         return
-    largest = torch.stack([extreme.to(extremes[0].device) for extreme in extremes]).abs().amax(dim=1)
+    limit, device = max(limit for *_, limit in sums), sums[0][0].device
+    extremes = torch.stack([value.to(device) for low, high, _ in sums for value in (low, high)]).abs()
     if torch.compiler.is_compiling():
-        torch.ops.aten._assert_async.msg((largest < 1).all(), f"{name} left the lattice's range, where sums are exact")
+        torch.ops.aten._assert_async.msg((extremes < limit).all(), f"{name} left the range in which sums are exact")
         return
-    if largest.is_meta or bool((largest < 1).all()):
+    if extremes.is_meta or bool((extremes < limit).all()):
         return
-    worst = next(i for i, value in enumerate(largest.tolist()) if not value < 1)
-    value = largest[worst].item()
+    worst = next(i for i, value in enumerate(extremes.tolist()) if not value < limit)
+    value = extremes[worst].item()
     raise RangeError(
         f"{name} left the range in which sums are exact",
-        expected=expected,
-        got="NaN" if math.isnan(value) else f"{value:.3g} times the limit, first in sum {worst + 1} of {len(largest)}",
+        expected=f"absolute values below {limit:g}",
+        got="NaN" if math.isnan(value) else f"{value:.3g}, first in sum {worst // 2 + 1} of {len(sums)}",
         hint="a smaller k (exact=14 allows |x| < 1024 in float32), smaller inputs or weights, or float64",
     )
