@@ -214,17 +214,28 @@ def resident(field: str) -> int:
 
 
 def clock(job: Job) -> dict[str, Any]:
-    """Median seconds of a training step, after two to warm up."""
-    bench, seconds = Bench(IMPLEMENTATIONS[job.implementation].build, job), []
-    for _ in range(2 + job.repeats):
-        bench.model.zero_grad(set_to_none=True)
-        x = bench.input()
-        if job.device == "cuda":
-            torch.cuda.synchronize()
-        start = time.perf_counter()
-        bench.step(x)
-        seconds.append(time.perf_counter() - start)
-    return {"step_seconds": statistics.median(seconds[2:])}
+    """Seconds of training steps, each paired with one of the plain network: in turn, after one each to warm up.
+
+    Two processes minutes apart would differ by what else the machine does; two neighbouring steps hardly do.
+    """
+    names = dict.fromkeys(("plain", job.implementation))
+    benches = {name: Bench(IMPLEMENTATIONS[name].build, job) for name in names}
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    for turn in range(1 + job.repeats):
+        for name in list(names) if turn % 2 else list(names)[::-1]:
+            seconds[name].append(timed(benches[name], job.device))
+    plain, mine = seconds["plain"][1:], seconds[job.implementation][1:]
+    return {"step_seconds": statistics.median(mine), "ratios": [b / a for a, b in zip(plain, mine, strict=True)]}
+
+
+def timed(bench: Bench, device: str) -> float:
+    bench.model.zero_grad(set_to_none=True)
+    x = bench.input()
+    if device == "cuda":
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    bench.step(x)
+    return time.perf_counter() - start
 
 
 def fits(job: Job) -> dict[str, Any]:

@@ -41,7 +41,14 @@ class Results:
         self.setting = setting
         self.probes: dict[Key, dict[str, Any]] = {}
         self.seconds: dict[Key, dict[int, float]] = defaultdict(dict)
+        self.ratios: dict[Key, list[float]] = defaultdict(list)
         self.failures: dict[Key, str] = {}
+
+    def reuse(self, row: Row) -> None:
+        """Everything but the times from an earlier run's row."""
+        metrics = {key: value for key, value in row["metrics"].items() if not key.startswith("step_")}
+        found = {"error": row["error"]} if "error" in row else metrics
+        self.probed(row["implementation"], row["setting"]["blocks"], row["setting"]["threads"], found)
 
     def probed(self, name: str, blocks: int, threads: int, found: dict[str, Any]) -> None:
         self.probes[name, blocks, threads] = found
@@ -56,6 +63,7 @@ class Results:
             self.failures[name, blocks, threads] = found["error"]
         else:
             self.seconds[name, blocks, threads][turn] = found["step_seconds"]
+            self.ratios[name, blocks, threads] += found["ratios"]
 
     def rows(self) -> list[Row]:
         return [self._row(*key) for key in self.probes]
@@ -72,9 +80,8 @@ class Results:
         return row | {"metrics": metrics | self._times(name, blocks, threads)}
 
     def _times(self, name: str, blocks: int, threads: int) -> dict[str, float]:
-        mine, plain = self.seconds[name, blocks, threads], self.seconds["plain", blocks, threads]
-        ratios = [mine[turn] / plain[turn] for turn in mine if turn in plain]
-        return spread("step_seconds", list(mine.values())) | spread("step_ratio", ratios)
+        seconds = list(self.seconds[name, blocks, threads].values())
+        return spread("step_seconds", seconds) | spread("step_ratio", self.ratios[name, blocks, threads])
 
 
 def spread(name: str, values: list[float]) -> dict[str, float]:

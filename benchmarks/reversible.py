@@ -2,8 +2,8 @@
 
 An additive coupling network, 64 channels at 16x16, batch 32; F is BatchNorm, ReLU and a 3x3 convolution, twice; a block
 is two couplings. Peak memory above baseline, time of a training step (forward and backward), error of the gradient,
-evaluations of F and updates of BatchNorm's statistics per step. Each measurement is a fresh process; in each round all
-implementations run one after the other in random order, and a step's ratio is to the plain one of its round.
+evaluations of F and updates of BatchNorm's statistics per step. Each measurement is a fresh process, in random order;
+where times are taken, steps of the plain network and of the other one alternate, and ratios are of neighbouring steps.
 
     python benchmarks/reversible.py [--quick] [--json FILE] [--picture FILE.png] [--threads 1 2] [--rounds N]
 
@@ -17,6 +17,7 @@ import argparse
 import json
 import os
 import random
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -65,7 +66,8 @@ class Progress:
         """Run a job and tell how it went."""
         found = run(job)
         self.done += 1
-        what = found.get("error") or ", ".join(f"{key} {value:.4g}" for key, value in found.items())
+        values = {key: statistics.median(value) if isinstance(value, list) else value for key, value in found.items()}
+        what = found.get("error") or ", ".join(f"{key} {value:.4g}" for key, value in values.items())
         threads = f"{job.threads} thread{'s' * (job.threads > 1)}"
         note(f"[{self.done}/{self.total}] {step}, {job.blocks} blocks, {threads}, {job.implementation}: {what}")
         return found
@@ -80,14 +82,16 @@ def measure(options: argparse.Namespace, names: list[str]) -> Iterator[Results]:
     settings = [(threads, blocks) for threads in options.threads for blocks in options.blocks]
     total = len(options.blocks) + len(settings) * len(names) * (1 + options.rounds)
     progress, results, shuffler = Progress(total), Results(setting(options)), random.Random(0)
-    for blocks in options.blocks:
+    for row in json.loads(options.probed.read_text(encoding="utf-8")) if options.probed else []:
+        results.reuse(row)
+    for blocks in [] if options.probed else options.blocks:
         with tempfile.TemporaryDirectory() as folder:
             probe(options, names, blocks, folder, progress, results)
     yield results
     for i in range(options.rounds):
         for threads, blocks in shuffled(settings, shuffler):
             for name in shuffled([name for name in names if results.is_sound(name, blocks, threads)], shuffler):
-                job = Job("time", name, blocks, threads, options.device, repeats=options.steps or max(2, 64 // blocks))
+                job = Job("time", name, blocks, threads, options.device, repeats=options.steps or max(3, 256 // blocks))
                 results.timed(i, name, blocks, threads, progress.run(job, f"round {i + 1} of {options.rounds}"))
         yield results
 
@@ -144,6 +148,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="8 and 32 blocks, one round (under two minutes)")
     parser.add_argument("--json", type=Path, help="write the rows to this file, after every round")
+    parser.add_argument("--probed", type=Path, help="take everything but the times from this earlier --json file")
     parser.add_argument("--picture", type=Path, help="draw memory and time against depth into this file")
     parser.add_argument("--blocks", type=int, nargs="+", help=f"depths, default {BLOCKS}")
     parser.add_argument("--threads", type=int, nargs="+", default=[1], help="numbers of threads, default 1")

@@ -201,10 +201,14 @@ class Tape:
 
     Args:
         root: The chain.
+
+    Attributes:
+        is_exact: Whether a step lies on a lattice. Then its output must come back to the bit, and no rounding may follow.
     """
 
     def __init__(self, root: Bijection) -> None:
         self.root, self.steps = root, list[Step]()
+        self.is_exact = False
         self._end: Streams | None = None  # the last output, without graph; None once a backward pass has used it up
         self._end_versions: list[int] = []
         self._connected: Streams | None = None  # the same with its graph, for second derivatives
@@ -221,6 +225,7 @@ class Tape:
         """
         step.index = len(self.steps)
         self.steps.append(step)
+        self.is_exact |= step.map.lattice is not None
         if step.keeps_input:
             step.stored = tuple(t.detach() for t in streams)
         self._end, self._end_versions = tuple(t.detach() for t in out), [version(t) for t in out]
@@ -276,7 +281,10 @@ class Tape:
         self._begin()
         is_done = step.index == 0
         self._position, self._state = step.index, None if is_done else streams
-        if is_done and not _keeps_graph():
+        if _keeps_graph():
+            return
+        step.stored = None
+        if is_done:
             self._end = None
 
     def _begin(self) -> None:

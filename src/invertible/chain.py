@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from invertible._checks import describe
 from invertible._receipts import Receipts, can_look
-from invertible.bijection import Bijection, zero_logdet
+from invertible.bijection import Bijection, Inverse, zero_logdet
 from invertible.errors import ConfigError, ContextError, DtypeError
 from invertible.lattice import Lattice, session
 from invertible.reversible import Memory, Saver, can_save, hand_on
@@ -58,13 +58,33 @@ def _own(context: Any, member: Bijection, index: int, n_members: int) -> Any:
     return context if member.takes_context else None
 
 
-def _put_on_lattice(bijection: Bijection, lattice: Lattice) -> None:
-    if not bijection._is_container and not bijection.keeps_lattice:
-        hint = "additive couplings, Squeeze, Permute, InjectivePad and i-RevNet blocks are"
-        raise ConfigError("a member cannot be exact", expected="a sum", got=type(bijection).__name__, hint=hint)
-    bijection.lattice = lattice
+def _put_on_lattice(chain: Bijection, lattice: Lattice) -> None:
+    everyone = list(_within(chain))
+    for bijection in everyone:
+        if not bijection._is_container and not bijection.keeps_lattice:
+            hint = "additive couplings, Squeeze, Permute, InjectivePad and i-RevNet blocks are"
+            raise ConfigError("a member cannot be exact", expected="a sum", got=type(bijection).__name__, hint=hint)
+        if bijection.lattice not in (None, lattice):
+            got = f"one on a lattice of 2^-{bijection.lattice.k}"
+            hint = "the same resolution in every chain that shares a member, or copy.deepcopy(member)"
+            raise ConfigError("a member lies on another lattice", expected=f"2^-{lattice.k}", got=got, hint=hint)
+    for bijection in everyone:
+        bijection.lattice = lattice
+
+
+def _within(bijection: Bijection) -> Iterator[Bijection]:
+    yield bijection
     for member in bijection.children() if bijection._is_container else ():
-        _put_on_lattice(cast(Bijection, member), lattice)
+        yield from _within(cast(Bijection, member))
+
+
+def _check_off_lattice(members: tuple[Bijection, ...]) -> None:
+    for i, member in enumerate(members):
+        leaf = cast(Bijection, member.bijection) if isinstance(member, Inverse) else member
+        if leaf.lattice is not None and not leaf._is_container:
+            hint = "exact=True here too, copy.deepcopy(member) before, or the exact chain itself as the member"
+            got = f"member {i}, which an exact chain has put on its lattice"
+            raise ConfigError("members of an exact chain in one that is not", got=got, hint=hint)
 
 
 def _on_lattice(state: State, lattice: Lattice) -> State:
@@ -148,7 +168,9 @@ class Chain(Bijection):
         self.memory, self.check_every = memory, check_every
         self._n_saved = 0
         self._receipts = Receipts()
-        if exact is not False:
+        if exact is False:
+            _check_off_lattice(bijections)
+        else:
             _put_on_lattice(
                 self, exact if isinstance(exact, Lattice) else Lattice() if exact is True else Lattice(exact)
             )

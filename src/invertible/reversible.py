@@ -135,7 +135,7 @@ class Saver:
         inputs = [*streams, *tensors, *replay.parameters]
         if not any(t.requires_grad for t in inputs):
             return getattr(bijection, method)(state, context)
-        if not self.tape.ends_with(streams):
+        if not self.tape.ends_with(streams) or (self.tape.is_exact and not bijection.keeps_lattice):
             self.tape = Tape(self.root)
         step = Step(self.tape, bijection, method, replay, tensors, rebuild, isinstance(state, Tensor))
         step.keeps_input = self.memory == "checkpoint" or not _can_reconstruct(bijection)
