@@ -209,15 +209,27 @@ def test_members_are_not_shared_between_lattices() -> None:
     members = [AdditiveCoupling(nn.Linear(2, 2)) for _ in range(2)]
     net = Chain(*members, exact=True)
     with pytest.raises(ConfigError, match="members of an exact chain"):
-        Chain(*members)
+        Chain(*members)(torch.randn(3, 4))
     with pytest.raises(ConfigError, match="members of an exact chain"):
-        Chain(Inverse(members[0]))
+        Chain(Inverse(members[0]))(torch.randn(3, 4))
     with pytest.raises(ConfigError, match="another lattice"):
         Chain(*members, exact=14)
     affine, x = AffineCoupling(nn.Linear(2, 4)), torch.randn(3, 4)
     mixed = Chain(affine, net, Permute.reverse(4), affine, Chain(net, affine), memory="reconstruct")
     mixed(x).sum().backward()
     torch.testing.assert_close(mixed.inverse(mixed(x)), x, atol=1e-5, rtol=1e-5)
+
+
+def test_members_that_come_later_are_noticed() -> None:
+    net = Chain(AdditiveCoupling(nn.Linear(2, 2)), exact=True)
+    net.add_module("1", AdditiveCoupling(nn.Linear(2, 2)))
+    with pytest.raises(ConfigError, match="member 1, added later"):
+        net(torch.randn(3, 4))
+
+
+def test_float64_input_that_is_not_contiguous() -> None:
+    net, x = Chain(AdditiveCoupling(nn.Linear(4, 4)), exact=40).double(), torch.randn(8, 3, dtype=torch.float64).t()
+    assert torch.equal(net.inverse(net(x)), on_lattice(net, x))
 
 
 def test_a_stream_that_leaves_the_range_raises_both_ways() -> None:

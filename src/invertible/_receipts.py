@@ -94,7 +94,7 @@ def _fingerprint(state: State) -> Tensor:
 def _of_stream(t: Tensor, factor: int) -> Tensor:
     if not t.numel():
         return torch.zeros(t.shape[0], dtype=torch.int64, device=t.device)
-    bits = (t + 0.0).reshape(t.shape[0], -1).view(torch.int32)  # + 0.0 makes one zero of both
+    bits = (t + 0.0).reshape(t.shape[0], -1).contiguous().view(torch.int32)  # + 0.0 makes one zero of both
     place = torch.arange(1, bits.shape[1] + 1, dtype=torch.int32, device=t.device)
     mixed = (bits ^ (bits >> 15)) * (2 * place * _MIXER + 1)
     return (mixed ^ (mixed >> 13)).sum(dim=1) * factor

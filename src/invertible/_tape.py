@@ -203,7 +203,7 @@ class Tape:
         root: The chain.
 
     Attributes:
-        is_exact: Whether a step lies on a lattice. Then its output must come back to the bit, and no rounding may follow.
+        is_exact: Whether a step lies on a lattice: its output must come back to the bit, no rounding may follow.
     """
 
     def __init__(self, root: Bijection) -> None:
@@ -318,8 +318,10 @@ class Tape:
 
 
 def _is_same(a: Tensor, b: Tensor) -> bool:
-    layout = a.shape == b.shape and a.stride() == b.stride() and a.storage_offset() == b.storage_offset()
-    return layout and a.untyped_storage()._cdata == b.untyped_storage()._cdata
+    if a.shape != b.shape or a.storage_offset() != b.storage_offset():
+        return False
+    strides = zip(a.shape, a.stride(), b.stride(), strict=True)  # those of single elements mean nothing
+    return all(n == 1 or i == j for n, i, j in strides) and a.untyped_storage()._cdata == b.untyped_storage()._cdata
 
 
 def _keeps_graph() -> bool:

@@ -78,13 +78,19 @@ def _within(bijection: Bijection) -> Iterator[Bijection]:
         yield from _within(cast(Bijection, member))
 
 
-def _check_off_lattice(members: tuple[Bijection, ...]) -> None:
-    for i, member in enumerate(members):
-        leaf = cast(Bijection, member.bijection) if isinstance(member, Inverse) else member
-        if leaf.lattice is not None and not leaf._is_container:
+def _check_lattice(chain: Chain) -> None:
+    # At every call: members can be added later, or be put on a lattice by another chain.
+    for i, member in enumerate(chain):
+        leaf = member.bijection if isinstance(member, Inverse) else member
+        if leaf.lattice == chain.lattice or (chain.lattice is None and cast(Bijection, leaf)._is_container):
+            continue
+        if chain.lattice is None:
             hint = "exact=True here too, copy.deepcopy(member) before, or the exact chain itself as the member"
             got = f"member {i}, which an exact chain has put on its lattice"
             raise ConfigError("members of an exact chain in one that is not", got=got, hint=hint)
+        hint = "Chain(*chain, new_member, exact=True)"
+        got = f"member {i}, added later"
+        raise ConfigError("an exact chain has a member that is not on its lattice", got=got, hint=hint)
 
 
 def _on_lattice(state: State, lattice: Lattice) -> State:
@@ -168,9 +174,7 @@ class Chain(Bijection):
         self.memory, self.check_every = memory, check_every
         self._n_saved = 0
         self._receipts = Receipts()
-        if exact is False:
-            _check_off_lattice(bijections)
-        else:
+        if exact is not False:
             _put_on_lattice(
                 self, exact if isinstance(exact, Lattice) else Lattice() if exact is True else Lattice(exact)
             )
@@ -212,6 +216,7 @@ class Chain(Bijection):
         return self._go(self._inverse_all_with_logdet, y, context, has_logdet=True)
 
     def _go(self, loop: Callable[[State, Any], Any], state: State, context: Any, has_logdet: bool) -> Any:
+        _check_lattice(self)
         if self.lattice is None:
             return self._save(loop, state, context, has_logdet)
         if torch.compiler.is_compiling():  # each sum looks after itself

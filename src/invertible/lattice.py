@@ -212,9 +212,13 @@ def check_range(sums: list[_Sum], name: str) -> None:
         return
     worst = next(i for i, value in enumerate(extremes.tolist()) if not value < limit)
     value = extremes[worst].item()
+    if math.isnan(value):
+        hint = "find where NaN comes from: the input, or a network with NaN weights"
+        got = f"NaN, first in sum {worst // 2 + 1} of {len(sums)}"
+        raise RangeError(f"{name} is not a number, so that sums are exact no more", got=got, hint=hint)
     raise RangeError(
         f"{name} left the range in which sums are exact",
         expected=f"absolute values below {limit:g}",
-        got="NaN" if math.isnan(value) else f"{value:.3g}, first in sum {worst // 2 + 1} of {len(sums)}",
+        got=f"{value:.3g}, first in sum {worst // 2 + 1} of {len(sums)}, in the order they were made",
         hint="a smaller k (exact=14 allows |x| < 1024 in float32), smaller inputs or weights, or float64",
     )

@@ -14,7 +14,6 @@ import functools
 import warnings
 from collections.abc import Callable
 from typing import Any, Literal, cast
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -31,7 +30,6 @@ from invertible.streams import Split, State, Streams, convert
 Memory = Literal["store", "checkpoint", "reconstruct"]
 
 _TOLD: set[type] = set()
-_CHECKED: WeakKeyDictionary[Bijection, set[str]] = WeakKeyDictionary()
 
 
 class _Repart(VolumePreserving):
@@ -301,10 +299,7 @@ def _leaves(tensors: list[Tensor], needs: tuple[bool, ...]) -> list[Tensor]:
 
 
 def _check_closed(step: Step, roots: list[Tensor], leaves: list[Tensor]) -> None:
-    # Once per member: a tensor that its network takes from elsewhere would get no gradient.
-    checked = _CHECKED.setdefault(step.map, set())
-    if step.method in checked:
-        return
+    # A tensor that its network takes from elsewhere would get no gradient.
     allowed, todo, seen = {id(t) for t in leaves}, [r.grad_fn for r in roots], {t.grad_fn for t in leaves}
     while todo:
         node = todo.pop()
@@ -317,7 +312,7 @@ def _check_closed(step: Step, roots: list[Tensor], leaves: list[Tensor]) -> None
                 f"{step.name()} ({type(step.map).__name__}) uses a tensor that would get no gradient",
                 expected="tensors that require one as parameters, inputs or contexts",
                 got=f"another one of shape {tuple(variable.shape)}",
-                hint="register it as a parameter, pass it as context=..., or memory='store'",
+                hint="register it as a parameter, pass it as context=... (a tensor, or a list, tuple or dictionary of"
+                " tensors), or memory='store'",
             )
         todo += [following for following, _ in node.next_functions]
-    checked.add(step.method)

@@ -547,3 +547,16 @@ def test_constructor_and_function_are_the_same() -> None:
     modules, x = branches(2, 3), torch.randn(2, WIDTH)
     net = ReversibleSequential(modules, streams="split", dim=1, memory="checkpoint", exact=12)
     assert torch.equal(net(x), make_reversible(modules, streams="split", dim=1, exact=12)(x))
+
+
+def test_a_part_of_a_block_can_be_replaced() -> None:
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.attn, self.mlp = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    net = make_reversible([Block(), Block()], lambda block: (block.attn, block.mlp))
+    block = net[0]
+    block.mlp = nn.Linear(4, 4)
+    net(torch.randn(2, 4)).sum().backward()
+    assert block.mlp.weight.grad is not None

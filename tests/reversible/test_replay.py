@@ -639,3 +639,34 @@ def test_a_failed_backward_pass_can_be_repeated(memory: Any) -> None:
 
 def _burns(grad: Tensor) -> None:
     raise OSError("the disk is on fire")
+
+
+# --- what a newcomer found ---
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_second_derivatives_of_single_examples(batch: int) -> None:
+    chain, x = additive(3).double(), vectors(batch).detach()
+    found = {}
+    for memory in ("store", "reconstruct"):
+        chain.memory = memory  # type: ignore[assignment]
+        found[memory] = torch.autograd.functional.hessian(lambda z: chain(z).pow(2).sum(), x)
+    torch.testing.assert_close(found["reconstruct"], found["store"])
+
+
+def test_an_outside_tensor_that_needs_a_gradient_later_is_noticed() -> None:
+    class Outside(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.outside = [torch.ones(3, dtype=torch.float64)]
+            self.linear = nn.Linear(3, 3).double()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.linear(x) * self.outside[0]
+
+    network = Outside()
+    chain = Chain(AdditiveCoupling(network), memory="reconstruct")
+    chain(vectors(2)).sum().backward()
+    network.outside[0].requires_grad_()
+    with pytest.raises(ConfigError, match="no gradient"):
+        chain(vectors(2)).sum().backward()

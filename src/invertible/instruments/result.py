@@ -100,7 +100,7 @@ class Result(ABC):
             path: The file.
 
         Returns:
-            A result equal to the saved one.
+            A result with the values of the saved one.
 
         Raises:
             DataError: If the file is missing, corrupt or of another kind.

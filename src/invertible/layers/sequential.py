@@ -191,7 +191,8 @@ class ReversibleSequential(nn.Module):
         return arguments if chain.takes_context else None
 
     def _chain_along(self, dim: int) -> Chain:
-        modules = [module for _, module in self._members()]
+        # What `pair` picks may sit deep in a block, and be replaced there.
+        modules = [m for _, module in self._members() for m in (module.modules() if self._pair else (module,))]
         if self._built is not None:
             built_dim, used, chain = self._built
             if built_dim == dim and len(used) == len(modules) and all(map(_is_same, used, modules)):
