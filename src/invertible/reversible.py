@@ -160,6 +160,8 @@ def can_save(root: Bijection, state: State, context: Any) -> bool:
     if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
         return False
     tensors = [*unpack(state), *_flatten(context)[0]]
+    if any(t.is_meta for t in tensors):  # nothing is stored either
+        return False
     return any(t.requires_grad for t in tensors) or any(p.requires_grad for p in root.parameters())
 
 

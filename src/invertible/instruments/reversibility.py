@@ -120,8 +120,8 @@ def reversibility(
         dtypes: "float64", "float32", "float16" or "bfloat16"; the copy's weights and the input are converted.
         tolerance: A block breaks where the relative error before it, in the root mean square, exceeds this.
         n_iterations: At most so many power iterations for each constant, 10 or more.
-        lipschitz_tolerance: Their residual |J^T J v - s^2 v| / s^2 to stop at; half of it is about the relative error
-            of a constant s.
+        lipschitz_tolerance: Their residual `norm(J^T J v - s^2 v) / s^2` to stop at; half of it is about the relative
+            error of a constant s.
         seed: Of random starts and signs. The global random state is not touched.
 
     Returns:

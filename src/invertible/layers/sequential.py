@@ -131,7 +131,7 @@ class ReversibleSequential(nn.Module):
             x: A tensor with as many dimensions as the input, which tells the one that a negative `dim` counts to.
 
         Returns:
-            A chain of `AdditiveCoupling`s that share the branches' weights: two for each pair.
+            A chain of couplings (`AdditiveCoupling`) that share the branches' weights: two for each pair.
 
         Raises:
             ShapeError: If x has no dimension `dim` besides the batch.
