@@ -30,6 +30,18 @@ def describe(x: object) -> str:
     return f"a {type(x).__name__}"
 
 
+def version(x: Tensor) -> int:
+    """How often a tensor was changed in place.
+
+    Args:
+        x: Any tensor.
+
+    Returns:
+        PyTorch's count; 0 where it keeps none (inference mode, compilation).
+    """
+    return 0 if torch.compiler.is_compiling() or x.is_inference() else x._version
+
+
 def check_floating(x: object, name: str) -> None:
     """Refuse what is no floating-point tensor.
 

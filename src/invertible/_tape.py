@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from invertible import lattice
+from invertible._checks import version
 from invertible._replay import Replay
 from invertible.bijection import OPPOSITE, Bijection, Method
-from invertible.errors import ConfigError, ReconstructionError
+from invertible.errors import ConfigError, NonFiniteError, ReconstructionError
 from invertible.streams import State, Streams
 
 TOLERANCE = 1e-2
@@ -43,18 +44,6 @@ def pack(streams: Streams, is_tensor: bool) -> State:
         The state.
     """
     return streams[0] if is_tensor else streams
-
-
-def version(tensor: Tensor) -> int:
-    """How often a tensor was changed in place.
-
-    Args:
-        tensor: Any.
-
-    Returns:
-        PyTorch's count; 0 where it keeps none.
-    """
-    return 0 if tensor.is_inference() else tensor._version
 
 
 class Step:
@@ -172,9 +161,14 @@ class Step:
 
         Raises:
             ReconstructionError: If they differ by too much.
+            NonFiniteError: If the forward pass already had NaN or infinity there.
         """
         if not sum(kept.numel() for kept in self.sample):
             return
+        if not all(bool(torch.isfinite(kept).all()) for kept in self.sample):
+            where = f"{self.name()} ({type(self.map).__name__})"
+            hint = "find where it comes from: the input, the learning rate, a half-precision overflow"
+            raise NonFiniteError(f"the input of {where} was not finite", got="NaN or infinity", hint=hint)
         pairs = [(kept.double(), _sampled(t).double()) for kept, t in zip(self.sample, streams, strict=True)]
         if not self.replay.has_batch_statistics:  # which would amplify what rounding leaves in zeros
             pairs = [(torch.cat([kept for kept, _ in pairs]), torch.cat([t for _, t in pairs]))]
@@ -186,8 +180,8 @@ class Step:
                 " came back wrong",
                 expected=f"an error of at most {tolerance:g} of its root mean square",
                 got=f"{error:.3g}",
-                hint="exact=True, float64, or memory='checkpoint'; instruments.reversibility(chain, x) tells where"
-                " and why it breaks",
+                hint="exact=True (with float32 streams), float64, or memory='checkpoint';"
+                " instruments.reversibility(chain, x) tells where and why it breaks",
             )
 
 

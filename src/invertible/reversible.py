@@ -21,6 +21,7 @@ from torch.autograd import forward_ad
 from torch.utils import _pytree as pytree
 
 from invertible import lattice
+from invertible._checks import describe
 from invertible._replay import Replay
 from invertible._tape import Step, Tape, pack, unpack
 from invertible.bijection import OPPOSITE, RUNNER, Bijection, Method, VolumePreserving
@@ -180,12 +181,11 @@ def _flatten(context: Any) -> tuple[list[Tensor], Callable[[list[Tensor]], Any]]
     places = [i for i, value in enumerate(leaves) if isinstance(value, Tensor)]
 
     def rebuild(tensors: list[Tensor]) -> Any:
-        values = [None if i in places else value for i, value in enumerate(others)]
+        values = list(leaves)
         for place, tensor in zip(places, tensors, strict=True):
             values[place] = tensor
         return pytree.tree_unflatten(values, spec)
 
-    others = [None if i in places else value for i, value in enumerate(leaves)]
     return [leaves[i] for i in places], rebuild
 
 
@@ -302,19 +302,36 @@ def _leaves(tensors: list[Tensor], needs: tuple[bool, ...]) -> list[Tensor]:
 
 def _check_closed(step: Step, roots: list[Tensor], leaves: list[Tensor]) -> None:
     # A tensor that its network takes from elsewhere would get no gradient.
-    allowed, todo, seen = {id(t) for t in leaves}, [r.grad_fn for r in roots], {t.grad_fn for t in leaves}
-    while todo:
-        node = todo.pop()
+    found = stranger(roots, leaves)
+    if found is not None:
+        raise ConfigError(
+            f"{step.name()} ({type(step.map).__name__}) uses a tensor that would get no gradient",
+            expected="tensors that require one as parameters, inputs or contexts",
+            got=f"another one of {describe(found)}",
+            hint="register it as a parameter, pass it as context=... (a tensor, or a list, tuple or dictionary of"
+            " tensors), or memory='store'",
+        )
+
+
+def stranger(outputs: list[Tensor], known: list[Tensor]) -> Tensor | None:
+    """Look in a graph for a leaf that one does not know of.
+
+    Args:
+        outputs: Where the graph ends.
+        known: Tensors in it; what is upstream of them is not looked at.
+
+    Returns:
+        A leaf that requires a gradient and is none of these, or None.
+    """
+    leaves, seen = {id(t) for t in known}, {t.grad_fn for t in known}
+    nodes = [t.grad_fn for t in outputs]
+    while nodes:
+        node = nodes.pop()
         if node is None or node in seen:
             continue
         seen.add(node)
         variable = getattr(node, "variable", None)
-        if variable is not None and id(variable) not in allowed:
-            raise ConfigError(
-                f"{step.name()} ({type(step.map).__name__}) uses a tensor that would get no gradient",
-                expected="tensors that require one as parameters, inputs or contexts",
-                got=f"another one of shape {tuple(variable.shape)}",
-                hint="register it as a parameter, pass it as context=... (a tensor, or a list, tuple or dictionary of"
-                " tensors), or memory='store'",
-            )
-        todo += [following for following, _ in node.next_functions]
+        if isinstance(variable, Tensor) and id(variable) not in leaves:
+            return variable
+        nodes += [following for following, _ in node.next_functions]
+    return None

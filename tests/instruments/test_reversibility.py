@@ -770,3 +770,8 @@ def test_import_is_light() -> None:
     code = "import sys, invertible.instruments; print(*{name.partition('.')[0] for name in sys.modules})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not {"matplotlib", "scipy", "sklearn"} & set(done.stdout.split())
+
+
+def test_nothing_to_measure_is_refused() -> None:
+    with pytest.raises(ShapeError, match="something to measure"):
+        reversibility(Chain(AdditiveCoupling(nn.Linear(2, 2))), torch.zeros(0, 4))

@@ -13,7 +13,7 @@ from torch.nn.utils import parametrizations
 
 from invertible import Chain
 from invertible.bijection import RUNNER
-from invertible.errors import ConfigError, RangeError
+from invertible.errors import ConfigError, NonFiniteError, RangeError
 from invertible.layers import AdditiveCoupling
 from reversible._nets import (
     SAVING,
@@ -670,3 +670,9 @@ def test_an_outside_tensor_that_needs_a_gradient_later_is_noticed() -> None:
     network.outside[0].requires_grad_()
     with pytest.raises(ConfigError, match="no gradient"):
         chain(vectors(2)).sum().backward()
+
+
+def test_nan_of_the_forward_pass_is_not_blamed_on_the_reconstruction() -> None:
+    chain = additive(2, memory="reconstruct")
+    with pytest.raises(NonFiniteError, match="was not finite"):
+        chain(torch.full((2, 6), float("nan"))).sum().backward()

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from invertible._checks import check_finite, check_floating, describe
 from invertible.bijection import Bijection
-from invertible.errors import ConfigError, ContextError, DtypeError
+from invertible.errors import ConfigError, ContextError, DtypeError, ShapeError
 from invertible.instruments import _reversal_findings
 from invertible.instruments._blocks import Block
 from invertible.instruments._drift import Prediction, Run, drift
@@ -209,6 +209,8 @@ def _check(
         hint = "the invertible part: classifier.body, or net.chain(x) after make_reversible"
         raise DtypeError("reversibility measures", expected="a Bijection", got=describe(chain), hint=hint)
     check_floating(x, "reversibility")
+    if not cast(Tensor, x).numel():
+        raise ShapeError("reversibility needs something to measure", expected="an example or more", got=describe(x))
     check_finite(cast(Tensor, x), "reversibility's input")
     if (context is not None) != chain.takes_context:
         expected, got = ("a context", "none") if chain.takes_context else ("no context", "one")

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from invertible._checks import describe
+from invertible._checks import describe, version
 from invertible.errors import ConfigError, ContextError, DtypeError, ShapeError
+from invertible.reversible import stranger
 
 Pair = Callable[[Any], tuple[Callable[..., Any], Callable[..., Any]]]
 
@@ -67,10 +68,10 @@ class Branch(nn.Module):
         """
         given = {key: value for key, value in (arguments or {}).items() if self.takes_any or key in self.names}
         self._check_arguments(given)
-        version = _version(x)
+        before = version(x)
         out = self._call(x, given)
         self._check_output(out, x)
-        if _version(x) != version:
+        if version(x) != before:
             hint = "inplace=False in its first layers (ReLU), no x.mul_() on its input"
             raise ConfigError(f"{self.name} must leave its input alone", got="a change in place", hint=hint)
         self._check_parameters(out, [x, *tree_leaves(given)])
@@ -110,11 +111,11 @@ class Branch(nn.Module):
             return
         known = list(self.parameters())
         if all(type(parameter) in (nn.Parameter, Tensor) for parameter in known):  # sharded ones stand in for others
-            stranger = _stranger(out, [*known, *(x for x in inputs if isinstance(x, Tensor))])
-            if stranger is not None:
+            found = stranger([out], [*known, *(x for x in inputs if isinstance(x, Tensor))])
+            if found is not None:
                 hint = "register it in the block, or pass it as an argument: net(x, name=tensor)"
                 expected = "parameters of its own block only"
-                got = f"one of {describe(stranger)} from elsewhere"
+                got = f"one of {describe(found)} from elsewhere"
                 raise ConfigError(f"{self.name} uses a foreign parameter", expected=expected, got=got, hint=hint)
         self._knows_its_parameters = True
 
@@ -129,26 +130,6 @@ def _read_signature(function: Callable[..., Any]) -> tuple[frozenset[str], tuple
     takes_any = any(p.kind is Parameter.VAR_KEYWORD for p in signature.parameters.values())
     named = [p for p in parameters if p.kind in (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)]
     return frozenset(p.name for p in named), tuple(p.name for p in named if p.default is Parameter.empty), takes_any
-
-
-def _version(x: Tensor) -> int:
-    return 0 if torch.compiler.is_compiling() or x.is_inference() else x._version
-
-
-def _stranger(out: Tensor, known: list[Tensor]) -> Tensor | None:
-    """A leaf that `out` was computed from and that is neither known nor upstream of a known tensor."""  # noqa: DOC201
-    leaves, seen = {id(tensor) for tensor in known}, {tensor.grad_fn for tensor in known}
-    nodes = [out.grad_fn]
-    while nodes:
-        node = nodes.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        variable = getattr(node, "variable", None)
-        if isinstance(variable, Tensor) and id(variable) not in leaves:
-            return variable
-        nodes += [parent for parent, _ in node.next_functions]
-    return None
 
 
 def read_blocks(blocks: Iterable[Any], pair: Pair | None) -> list[tuple[str, nn.Module]]:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from invertible._checks import describe, explained
+from invertible._checks import describe, explained, version
 from invertible.bijection import Bijection, Leaf, Method, zero_logdet
 from invertible.errors import ConfigError, DtypeError, ShapeError
 from invertible.streams import Split, Streams
@@ -43,7 +43,7 @@ class _Roles:
 
 
 def _run(network: nn.Module, source: Tensor, context: Any, name: str) -> Tensor:
-    version = _version(source)
+    before = version(source)
     try:
         out = network(source) if context is None else network(source, context)
     except (RuntimeError, TypeError) as error:
@@ -51,16 +51,11 @@ def _run(network: nn.Module, source: Tensor, context: Any, name: str) -> Tensor:
         if clearer is error:
             raise
         raise clearer from error
-    if _version(source) != version:
+    if version(source) != before:
         hint = "inplace=False in its first layers (ReLU), no x.mul_() on its input"
         got = f"{type(network).__name__} changing it in place"
         raise ConfigError(f"{name}'s network must leave its input alone", expected="x unchanged", got=got, hint=hint)
     return out
-
-
-def _version(x: Tensor) -> int:
-    """How often x was changed in place, where PyTorch counts that."""  # noqa: DOC201
-    return 0 if torch.compiler.is_compiling() or x.is_inference() else x._version
 
 
 def _check_output(out: object, target: Tensor, shape: tuple[int, ...], name: str) -> None:
