@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import save_file
 
+from invertible._files import read_tensors
 from invertible.errors import CheckpointError, ConfigError, DataError, RangeError, ReconstructionError
 from invertible.lattice import Lattice
 from invertible.train import Encoding, decode_image, encode_image, load_run, read_recipe, train
 from invertible.train.codec import _coder
 from invertible.train.encoding import fingerprint
-from invertible.train.files import read_tensors
 from invertible.train.lossless import read_lossless, write_lossless
 from invertible.train.run import Run
 from invertible.train.tiles import batch_of, cut, join, n_tiles

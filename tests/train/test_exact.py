@@ -9,12 +9,12 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from invertible._files import read_json, write_json
 from invertible.data import Batches, Normalize
 from invertible.errors import CheckpointError
 from invertible.models import Classifier, RevNet
 from invertible.train import load_run, read_recipe, resume, train
 from invertible.train.evaluate import compare, evaluate_reconstruction
-from invertible.train.files import read_json, write_json
 from invertible.train.prepare import prepare_data
 from invertible.train.recipe import ModelConfig, Recipe
 from invertible.train.reconstruct import reconstruct_images

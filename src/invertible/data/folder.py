@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from invertible.data import _console
+from invertible import _console
 from invertible.data.dataset import ImageSet
 from invertible.data.lazy import LazyImageSet
 from invertible.data.pictures import MODES, SUFFIXES, Header, read_header

@@ -12,7 +12,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from invertible.data import _console
+from invertible import _console
 from invertible.data.dataset import ImageSet
 from invertible.data.pictures import fit, read_picture
 from invertible.data.source import Indices, as_indices

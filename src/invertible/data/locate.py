@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from invertible.data import _console
+from invertible import _console
 from invertible.data.registry import DataFile, DataSource
 from invertible.errors import DataError
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
+from invertible._console import announce, progress
 from invertible.data import Batches
-from invertible.data._console import announce, progress
 from invertible.errors import NotInImageError
 from invertible.models import Classifier
 from invertible.train.evaluate import evaluate_classifier, evaluate_reconstruction

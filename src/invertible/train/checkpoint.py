@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from invertible._files import read_json, read_tensors, write_json, write_tensors
 from invertible.errors import CheckpointError, NonFiniteError
-from invertible.train.files import read_json, read_tensors, write_json, write_tensors
 
 FOLDER = "checkpoint"
 

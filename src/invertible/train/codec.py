@@ -18,8 +18,8 @@ from typing import NoReturn
 import torch
 from torch import Tensor
 
+from invertible._console import progress
 from invertible.data import Normalize
-from invertible.data._console import progress
 from invertible.errors import (
     CheckpointError,
     ConfigError,

@@ -11,8 +11,8 @@ from typing import get_type_hints
 import torch
 from torch import Tensor
 
+from invertible._files import read_tensors, write_tensors
 from invertible.errors import CheckpointError, ConfigError
-from invertible.train.files import read_tensors, write_tensors
 from invertible.train.lossless import MODES
 from invertible.train.run import Run
 

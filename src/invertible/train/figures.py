@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from invertible.train.files import write_atomically
+from invertible._files import write_atomically
 
 if TYPE_CHECKING:
     import numpy as np

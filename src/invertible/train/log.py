@@ -13,7 +13,7 @@ from typing import Any, Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from invertible.train.files import write_text
+from invertible._files import write_text
 
 console = Console(stderr=True, highlight=False)
 

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from invertible._files import write_atomically
 from invertible.data.pictures import EXIF_ORIENTATION, _reading
 from invertible.errors import ConfigError, DataError
-from invertible.train.files import write_atomically
 
 if TYPE_CHECKING:
     from PIL.Image import Image

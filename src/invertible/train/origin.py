@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from invertible._files import read_json, write_json
 from invertible.errors import CheckpointError
-from invertible.train.files import read_json, write_json
 from invertible.train.prepare import Splits
 from invertible.train.recipe import Recipe
 from invertible.train.run import ORIGIN, RECIPE

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from invertible._files import read_json, read_tensors, write_json, write_tensors, write_text
 from invertible.data import Batches, Normalize
 from invertible.errors import CheckpointError, ConfigError, DataError
 from invertible.models import Classifier, build
 from invertible.train.checkpoint import load_weights
-from invertible.train.files import read_json, read_tensors, write_json, write_tensors, write_text
 from invertible.train.prepare import Images, load_padded
 from invertible.train.read_recipe import read_recipe, write_recipe
 from invertible.train.recipe import Recipe

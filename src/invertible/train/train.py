@@ -14,15 +14,15 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 
+from invertible._console import announce
+from invertible._files import write_json
 from invertible.data import Batches
-from invertible.data._console import announce
 from invertible.errors import CheckpointError, ConfigError
 from invertible.models import Classifier
 from invertible.train.assess import assess
 from invertible.train.checkpoint import FOLDER, has_checkpoint
 from invertible.train.evaluate import evaluate_classifier
 from invertible.train.figures import save_curves
-from invertible.train.files import write_json
 from invertible.train.loop import FitOptions, Trainer, make_accelerator
 from invertible.train.objective import Classification
 from invertible.train.origin import check_same_origin, write_origin

@@ -11,9 +11,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from invertible._files import read_json, read_tensors, write_atomically, write_json, write_tensors, write_text
 from invertible.errors import CheckpointError
 from invertible.train import load_run, read_recipe, train
-from invertible.train.files import read_json, read_tensors, write_atomically, write_json, write_tensors, write_text
 from invertible.train.run import read_metrics
 
 
@@ -63,7 +63,7 @@ FULL_DISK = """
 import resource, sys, torch
 from pathlib import Path
 from invertible.errors import CheckpointError
-from invertible.train.files import write_tensors, write_text
+from invertible._files import write_tensors, write_text
 path = Path(sys.argv[1])
 write_tensors(path / "a.safetensors", {"a": torch.zeros(1)})
 resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
