@@ -12,7 +12,31 @@ import torch
 from torch import Tensor, nn
 
 from invertible import Bijection, Chain, Inverse
-from invertible.layers import AdditiveCoupling, AffineCoupling, InjectivePad, MomentumCoupling, Permute, Squeeze
+from invertible.layers import (
+    ActNorm,
+    AdditiveCoupling,
+    AffineCoupling,
+    Alternating,
+    ChannelMask,
+    Checkerboard,
+    FixedMask,
+    InjectivePad,
+    Invertible1x1,
+    Logit,
+    MarginalSpline,
+    MomentumCoupling,
+    OnFirst,
+    Permute,
+    Reshape,
+    Scaling,
+    SigmoidCoupling,
+    SoftTails,
+    SplineCoupling,
+    Squeeze,
+    Standardize,
+    Tanh,
+    multi_scale,
+)
 
 
 @dataclass(frozen=True)
@@ -23,12 +47,16 @@ class Case:
     shape: of one input, without the batch.
     context: shape of one context; None: it takes none.
     onto: whether every point of the output space has a preimage.
+    domain: brings any numbers to where the map is defined.
+    image: brings any numbers to where its inverse is.
     """
 
     build: Callable[[], Bijection]
     shape: tuple[int, ...]
     context: tuple[int, ...] | None = None
     onto: bool = True
+    domain: Callable[[Tensor], Tensor] = torch.clone
+    image: Callable[[Tensor], Tensor] = torch.clone
 
     def make(self, dtype: torch.dtype = torch.float64, seed: int = 0) -> Bijection:
         with torch.random.fork_rng(devices=[]):
@@ -36,13 +64,13 @@ class Case:
             return self.build().to(dtype)
 
     def x(self, batch: int = 3, dtype: torch.dtype = torch.float64, seed: int = 0) -> Tensor:
-        return _normal((batch, *self.shape), seed).to(dtype)
+        return self.domain(_normal((batch, *self.shape), seed)).to(dtype)
 
     def y(self, batch: int = 3, dtype: torch.dtype = torch.float64, seed: int = 0) -> Tensor:
         """An output: any point if the map is onto, an image otherwise."""
         with torch.no_grad():
-            image = self.make()(self.x(batch, seed=seed), *self.args(batch))
-        return (_normal(tuple(image.shape), seed + 1) if self.onto else image).to(dtype)
+            y = self.make()(self.x(batch, seed=seed), *self.args(batch))
+        return (self.image(_normal(tuple(y.shape), seed + 1)) if self.onto else y).to(dtype)
 
     def args(self, batch: int = 3, dtype: torch.dtype = torch.float64) -> tuple[Tensor, ...]:
         """What goes into a call after the input: the context, or nothing."""
@@ -102,6 +130,16 @@ def affine_conv(n_in: int, n_out: int, n_dims: int = 2, **kwargs) -> Bijection:
     return AffineCoupling(conv(n_in, 2 * n_out, n_dims), **kwargs)
 
 
+def spline(n_in: int, n_out: int, network: Callable[[int, int], nn.Module] = mlp, **kwargs) -> Bijection:
+    """Four bins on [-2, 2], so that some of the inputs lie outside."""
+    return SplineCoupling(network(n_in, 11 * n_out), n_bins=4, bound=2.0, **kwargs)
+
+
+def spline_given(n: int) -> Bijection:
+    """Conditional on a vector of 2."""
+    return SplineCoupling(WithContext(mlp(n, 11 * n), 2, 11 * n), n_bins=4, bound=2.0, takes_context=True)
+
+
 def add_given(n: int, network: Callable[[int, int], nn.Module] = mlp) -> Bijection:
     """Conditional on a vector of 2."""
     return AdditiveCoupling(WithContext(network(n, n), 2, n), takes_context=True)
@@ -110,6 +148,26 @@ def add_given(n: int, network: Callable[[int, int], nn.Module] = mlp) -> Bijecti
 def affine_given(n: int, network: Callable[[int, int], nn.Module] = mlp) -> Bijection:
     """Conditional on a vector of 2."""
     return AffineCoupling(WithContext(network(n, 2 * n), 2, 2 * n), takes_context=True)
+
+
+def actnorm(n: int, dim: int = 1) -> ActNorm:
+    """Initialised."""
+    layer = ActNorm(n, dim)
+    layer.initialise(2 * torch.randn(8, n).reshape(8, *[1] * (dim - 1), n) + 1)
+    return layer
+
+
+def mixing(n: int, dim: int = 1, **kwargs) -> Invertible1x1:
+    """A rotation after a stretch."""
+    layer = Invertible1x1(n, dim=dim, **kwargs)
+    layer.set_weight(layer.weight.detach() * (0.3 * torch.randn(n)).exp())
+    return layer
+
+
+def scaling(n: int, dim: int = 1) -> Scaling:
+    layer = Scaling(n, dim)
+    nn.init.normal_(layer.log_scale, std=0.5)
+    return layer
 
 
 # Largest error of a round trip, and of a result against the float64 one, for values of order 1.
@@ -143,6 +201,21 @@ def ends_parted() -> Bijection:
 
 def alternating() -> list[Bijection]:
     return [affine(2, 2), Permute.reverse(4), Chain(add(2, 2, target="first"), Inverse(affine(2, 2)))]
+
+
+def marginal() -> MarginalSpline:
+    layer = MarginalSpline(3, n_bins=4, bound=3.0)
+    nn.init.normal_(layer.parameters_of_splines)
+    return layer
+
+
+def sigmoid(network: nn.Module, **kwargs) -> Bijection:
+    return SigmoidCoupling(network, **kwargs)
+
+
+def two_levels(**kwargs) -> Chain:
+    levels = [[Squeeze(2), affine_conv(2, 2)], [Squeeze(2), affine_conv(4, 4), add_conv(4, 4, target="first")]]
+    return multi_scale(levels, n_channels=1, **kwargs)
 
 
 CASES: dict[str, Case] = {
@@ -192,10 +265,62 @@ CASES: dict[str, Case] = {
     "affine-conv-unbounded": Case(lambda: affine_conv(2, 2, scale_bound=None), (4, 3, 3)),
     "affine-context": Case(lambda: affine_given(2), (4,), context=(2,)),
     "affine-conv-context": Case(lambda: affine_given(2, conv), (4, 3, 3), context=(2,)),
+    "additive-alternating": Case(lambda: add(5, 5, mask=Alternating()), (5,)),
+    "additive-checkerboard-1d": Case(lambda: add_conv(2, 2, n_dims=1, mask=Checkerboard()), (2, 5)),
+    "affine-checkerboard": Case(lambda: affine_conv(1, 1, mask=Checkerboard()), (1, 3, 3)),
+    "affine-checkerboard-first": Case(lambda: affine_conv(2, 2, mask=Checkerboard(), target="first"), (2, 2, 3)),
+    "affine-channel-mask": Case(lambda: affine_conv(3, 3, mask=ChannelMask()), (3, 2, 2)),
+    "affine-fixed-mask-unbounded": Case(
+        lambda: affine(4, 4, mask=FixedMask([True, False, False, True]), scale_bound=None), (4,)
+    ),
+    "affine-mask-context": Case(
+        lambda: AffineCoupling(WithContext(mlp(4, 8), 2, 8), takes_context=True, mask=Alternating()), (4,), context=(2,)
+    ),
+    "spline": Case(lambda: spline(3, 3), (6,)),
+    "spline-odd-first": Case(lambda: spline(3, 2, target="first"), (5,)),
+    "spline-dim-2": Case(lambda: spline(2, 2, dim=2), (3, 4)),
+    "spline-conv-2d": Case(lambda: spline(2, 2, conv), (4, 3, 3)),
+    "spline-context": Case(lambda: spline_given(2), (4,), context=(2,)),
+    "spline-checkerboard": Case(lambda: spline(1, 1, conv, mask=Checkerboard()), (1, 3, 2)),
+    "chain-masks": Case(
+        lambda: Chain(affine(4, 4, mask=Alternating()), affine(2, 2), add(4, 4, mask=ChannelMask(), target="first")),
+        (4,),
+    ),
+    "inverse-spline": Case(lambda: Inverse(spline(2, 3)), (5,)),
     "momentum": Case(lambda: MomentumCoupling(mlp(3, 3), 0.8), (6,)),
     "momentum-conv-first": Case(lambda: MomentumCoupling(conv(2, 2), target="first"), (4, 3, 3)),
     "momentum-odd-dim-2": Case(lambda: MomentumCoupling(mlp(2, 3), dim=2), (2, 5)),
     "momentum-context": Case(lambda: MomentumCoupling(WithContext(mlp(2, 2), 2, 2), takes_context=True), (4,), (2,)),
+    "actnorm": Case(lambda: actnorm(4), (4,)),
+    "actnorm-image": Case(lambda: actnorm(3), (3, 2, 3)),
+    "actnorm-dim-2": Case(lambda: actnorm(3, dim=2), (2, 3)),
+    "actnorm-3d": Case(lambda: actnorm(2).eval(), (2, 1, 2, 2)),
+    "scaling": Case(lambda: scaling(4), (4,)),
+    "scaling-dim-2": Case(lambda: scaling(3, dim=2), (2, 3, 2)),
+    "standardize": Case(lambda: Standardize(torch.tensor([0.5, -1, 2]), torch.tensor([2.0, 0.5, 1])), (3,)),
+    "standardize-image": Case(lambda: Standardize(torch.tensor([0.5, -1]), torch.tensor([2.0, 0.5])), (2, 2, 3)),
+    "soft-tails": Case(lambda: SoftTails(0.7), (2, 3)),
+    "tanh": Case(Tanh, (4,), image=torch.tanh),
+    "logit": Case(Logit, (4,), domain=torch.sigmoid),
+    "logit-0": Case(lambda: Logit(0), (2, 3), domain=torch.sigmoid),
+    "inverse-tanh": Case(lambda: Inverse(Tanh()), (2, 2), domain=torch.tanh),
+    "1x1-plu": Case(lambda: mixing(4), (4,)),
+    "1x1-plu-image": Case(lambda: mixing(3), (3, 2, 3)),
+    "1x1-plu-dim-2": Case(lambda: mixing(3, dim=2), (2, 3)),
+    "1x1-plu-3d": Case(lambda: mixing(2), (2, 2, 1, 2)),
+    "1x1-direct": Case(lambda: mixing(4, factorization="direct"), (4,)),
+    "1x1-direct-image": Case(lambda: mixing(3, factorization="direct"), (3, 2, 2)),
+    "reshape-to-vector": Case(lambda: Reshape((2, 3), (6,)), (2, 3)),
+    "reshape-to-image": Case(lambda: Reshape((8,), (2, 2, 2)), (8,)),
+    "sigmoid": Case(lambda: sigmoid(mlp(3, 6)), (6,)),
+    "sigmoid-conv-first": Case(lambda: sigmoid(conv(2, 4), target="first"), (4, 3, 3)),
+    "sigmoid-context": Case(lambda: sigmoid(WithContext(mlp(2, 4), 2, 4), takes_context=True), (4,), (2,)),
+    "marginal-spline": Case(marginal, (3,)),
+    "on-first-whole": Case(lambda: OnFirst(Permute([2, 0, 1]), (3, 2)), (5, 2)),
+    "on-first-streams": Case(lambda: OnFirst(affine_conv(2, 2), (4, 1)), (5, 3, 3)),
+    "on-first-context": Case(lambda: OnFirst(affine_given(2), (4, 2)), (6,), (2,)),
+    "multi-scale": Case(two_levels, (1, 4, 4)),
+    "multi-scale-reconstruct": Case(lambda: two_levels(memory="reconstruct", check_every=1), (1, 4, 4)),
     "chain-empty": Case(lambda: Chain(), (3, 2)),
     "chain-of-one": Case(lambda: Chain(affine(2, 2)), (4,)),
     "chain-same-split": Case(lambda: Chain(add(2, 2), affine(2, 2, target="first"), affine(2, 2)), (4,)),
@@ -212,6 +337,7 @@ CASES: dict[str, Case] = {
     "chain-context-nested": Case(lambda: Chain(add(2, 2), Chain(affine_given(2), add(2, 2))), (4,), context=(2,)),
     "chain-reconstruct": Case(lambda: Chain(*alternating(), memory="reconstruct", check_every=1), (4,)),
     "chain-checkpoint": Case(lambda: Chain(*alternating(), memory="checkpoint"), (4,)),
+    "chain-glow-step": Case(lambda: Chain(actnorm(4), mixing(4), affine_conv(2, 2), memory="reconstruct"), (4, 2, 2)),
     "chain-pad-last": Case(lambda: Chain(affine(2, 2), InjectivePad(4, 2)), (4,), onto=False),
     "chain-pad-first": Case(lambda: Chain(InjectivePad(1, 1), Squeeze(2), Permute.reverse(8)), (1, 4, 4), onto=False),
     "inverse-squeeze": Case(lambda: Inverse(Squeeze((2, 1))), (4, 2, 3)),

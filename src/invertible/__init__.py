@@ -1,9 +1,10 @@
 """Deep networks that lose nothing, and instruments that measure what any network keeps."""
 
-from invertible import data, instruments, layers, models
+from invertible import data, flow, instruments, layers, models
 from invertible.bijection import Bijection, Inverse, VolumePreserving
 from invertible.chain import Chain, Each
 from invertible.errors import InvertibleError
+from invertible.flow import Flow
 from invertible.layers import ReversibleSequential, make_reversible
 from invertible.streams import Split
 
@@ -13,12 +14,14 @@ __all__ = [
     "Bijection",
     "Chain",
     "Each",
+    "Flow",
     "Inverse",
     "InvertibleError",
     "ReversibleSequential",
     "Split",
     "VolumePreserving",
     "data",
+    "flow",
     "instruments",
     "layers",
     "make_reversible",

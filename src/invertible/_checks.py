@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from invertible.errors import ConfigError, ContextError, DtypeError, InvertibleError, NonFiniteError, ShapeError
+from invertible.errors import ConfigError, ContextError, DtypeError, InvertibleError, NonFiniteError, RangeError, ShapeError
 
 
 def describe(x: object) -> str:
@@ -147,6 +147,41 @@ def _is_finite(x: Tensor) -> bool:
         if "vmap" in str(error):
             return True
         raise
+
+
+def check_labels(labels: Tensor, n_classes: int, name: str) -> None:
+    """Refuse labels that are no classes. On a GPU, and where values are unknown, nothing is checked.
+
+    Args:
+        labels: Whole numbers.
+        n_classes: How many classes there are.
+        name: Who asks, for the message.
+
+    Raises:
+        DtypeError: If they are no whole numbers.
+        RangeError: If one is negative or too large.
+    """
+    if labels.is_floating_point() or labels.dtype == torch.bool:
+        raise DtypeError(f"{name} takes labels", expected="int64", got=describe(labels), hint="labels.long()")
+    if torch.compiler.is_compiling() or labels.device.type != "cpu" or not labels.numel() or is_batched(labels):
+        return
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= n_classes:
+        expected = f"labels 0 to {n_classes - 1}"
+        hint = "build the model with n_classes=... of the data set"
+        raise RangeError(f"{name} got labels out of range", expected=expected, got=f"{low} to {high}", hint=hint)
+
+
+def is_batched(x: Tensor) -> bool:
+    """Tell whether a tensor is one of vmap's, whose values cannot be looked at.
+
+    Args:
+        x: Any tensor.
+
+    Returns:
+        True inside `torch.func.vmap`.
+    """
+    return torch._C._functorch.is_batchedtensor(x)
 
 
 def check_placement(x: Tensor, module: nn.Module, name: str) -> None:

@@ -61,6 +61,7 @@ class Bijection(nn.Module, ABC):
             `Chain` that saves memory keeps their input instead of reconstructing it.
         keeps_lattice: Whether it maps lattice points to lattice points once `lattice` is set (`Chain(exact=True)`).
         lattice: The lattice it computes on; None: plain floating point.
+        is_initialised: Whether it has its parameters; False while it waits for a first batch to set them from.
 
     Example:
         >>> class Scale(Bijection):
@@ -87,6 +88,7 @@ class Bijection(nn.Module, ABC):
     has_closed_inverse: bool = True
     keeps_lattice: bool = False
     lattice: Lattice | None = None
+    is_initialised: bool = True
     _is_container: bool = False  # its members run, one by one
 
     @abstractmethod
@@ -139,7 +141,7 @@ class Bijection(nn.Module, ABC):
             space it is log det(J^T J) / 2.
         """
         y, logdet = self._run("_forward_with_logdet", self._enter(x, self.split_in, context), context)
-        check_logdet(logdet, x, type(self).__name__)
+        check_logdet(logdet, x, self)
         return self._leave(y, self.split_out, like=x), logdet.to(first_stream(x).dtype)
 
     def inverse_with_logdet(self, y: S, context: Any = None) -> tuple[S, Tensor]:
@@ -153,7 +155,7 @@ class Bijection(nn.Module, ABC):
             The preimage x, and log|det(dx/dy)| at y, which is minus the forward one at x: nats, shape (batch,).
         """
         x, logdet = self._run("_inverse_with_logdet", self._enter(y, self.split_out, context), context)
-        check_logdet(logdet, y, type(self).__name__)
+        check_logdet(logdet, y, self)
         return self._leave(x, self.split_in, like=y), logdet.to(first_stream(y).dtype)
 
     def _run(self, method: Method, state: State, context: Any) -> Any:

@@ -6,6 +6,7 @@ nothing is concatenated and split again.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any, cast, get_args, overload
 
@@ -15,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from invertible._checks import describe
 from invertible._receipts import Receipts, can_look
-from invertible.bijection import Bijection, Inverse, zero_logdet
+from invertible.bijection import Bijection, Inverse, Method, zero_logdet
 from invertible.errors import ConfigError, ContextError, DtypeError
 from invertible.lattice import Lattice, session
 from invertible.reversible import Memory, Saver, can_save, hand_on
@@ -49,7 +50,21 @@ class Each:
         self.contexts = contexts
 
 
-def _own(context: Any, member: Bijection, index: int, n_members: int) -> Any:
+def context_of(context: Any, member: Bijection, index: int, n_members: int) -> Any:
+    """What one member of a chain gets of the chain's context.
+
+    Args:
+        context: The chain's: None, any value, or an `Each`.
+        member: The member.
+        index: Its place.
+        n_members: How many there are.
+
+    Returns:
+        Its own part of an `Each`; else the context if it takes one, None if it does not.
+
+    Raises:
+        ContextError: If an `Each` has another number of contexts.
+    """
     if isinstance(context, Each):
         if len(context.contexts) != n_members:
             got = f"{len(context.contexts)} for {n_members} members"
@@ -95,6 +110,14 @@ def _check_lattice(chain: Chain) -> None:
 
 def _on_lattice(state: State, lattice: Lattice) -> State:
     return tuple(map(lattice.quantise, state)) if isinstance(state, tuple) else lattice.quantise(state)
+
+
+def _total(logdets: list[Tensor], state: State) -> Tensor:
+    if not logdets:
+        return zero_logdet(state)
+    if len(logdets) > 2 and len({logdet.dtype for logdet in logdets}) == 1:
+        return torch.stack(logdets).sum(0)  # one node of the graph instead of many
+    return functools.reduce(torch.add, logdets)
 
 
 class Chain(Bijection):
@@ -233,51 +256,70 @@ class Chain(Bijection):
     def _save(self, loop: Callable[[State, Any], Any], state: State, context: Any, has_logdet: bool) -> Any:
         if self.memory == "store" or torch.compiler.is_compiling() or not can_save(self, state, context):
             return loop(state, context)
+        if self.training and loop in (self._forward_all, self._forward_all_with_logdet):
+            self._initialise(loop, state, context)
         is_checked = self.check_every is not None and self._n_saved % self.check_every == 0
         self._n_saved += 1
         return Saver(self, self.memory, is_checked).run(loop, state, context, has_logdet)
 
-    def _call(self, method: Callable[..., State], state: State, target: Split | None, context: Any) -> State:
+    def _initialise(self, loop: Callable[[State, Any], Any], state: State, context: Any) -> None:
+        # Members that set their parameters from the first batch do so before anything is saved for a gradient.
+        if all(part.is_initialised for part in self.modules() if isinstance(part, Bijection)):
+            return
+        with torch.no_grad():
+            loop(state, context)
+
+    def _step(self, member: Bijection, method: Method, state: State, context: Any) -> Any:
         if self.memory != "store" and torch.compiler.is_compiling() and not torch.compiler.is_exporting():
-            return checkpoint(_call, method, state, target, context, use_reentrant=False)  # type: ignore[return-value]
-        return _call(method, state, target, context)
+            return checkpoint(member._run, method, state, context, use_reentrant=False)
+        if method == "_forward" and (member._forward_hooks or member._forward_pre_hooks):
+            return _call(member, state, member.split_out, context)
+        return member._run(method, state, context)
 
     def _forward_all(self, x: State, context: Any) -> State:
         split = self.split_in
         for i, member in enumerate(self):
-            x = hand_on(x, split, member.split_in)
-            x = self._call(member, x, member.split_out, _own(context, member, i, len(self)))
+            x = x if split is member.split_in else hand_on(x, split, member.split_in)
+            own = None if context is None else context_of(context, member, i, len(self))
+            x = self._step(member, "_forward", x, own)
             split = member.split_out
         return x
 
     def _inverse_all(self, y: State, context: Any) -> State:
         split = self.split_out
         for i, member in reversed(list(enumerate(self))):
-            y = hand_on(y, split, member.split_out)
-            y = self._call(member.inverse, y, member.split_in, _own(context, member, i, len(self)))
+            y = y if split is member.split_out else hand_on(y, split, member.split_out)
+            own = None if context is None else context_of(context, member, i, len(self))
+            y = self._step(member, "_inverse", y, own)
             split = member.split_in
         return y
 
     def _forward_all_with_logdet(self, x: State, context: Any) -> tuple[State, Tensor]:
-        split, total = self.split_in, zero_logdet(x)
+        split, logdets = self.split_in, []
         for i, member in enumerate(self):
-            x = hand_on(x, split, member.split_in)
-            x, logdet = member._run("_forward_with_logdet", x, _own(context, member, i, len(self)))
-            check_logdet(logdet, x, type(member).__name__)
-            split, total = member.split_out, total + logdet
-        return x, total
+            x = x if split is member.split_in else hand_on(x, split, member.split_in)
+            own = None if context is None else context_of(context, member, i, len(self))
+            x, logdet = self._step(member, "_forward_with_logdet", x, own)
+            check_logdet(logdet, x, member)
+            split = member.split_out
+            logdets.append(logdet)
+        return x, _total(logdets, x)
 
     def _inverse_all_with_logdet(self, y: State, context: Any) -> tuple[State, Tensor]:
-        split, total = self.split_out, zero_logdet(y)
+        split, logdets = self.split_out, []
         for i, member in reversed(list(enumerate(self))):
-            y = hand_on(y, split, member.split_out)
-            y, logdet = member._run("_inverse_with_logdet", y, _own(context, member, i, len(self)))
-            check_logdet(logdet, y, type(member).__name__)
-            split, total = member.split_in, total + logdet
-        return y, total
+            y = y if split is member.split_out else hand_on(y, split, member.split_out)
+            own = None if context is None else context_of(context, member, i, len(self))
+            y, logdet = self._step(member, "_inverse_with_logdet", y, own)
+            check_logdet(logdet, y, member)
+            split = member.split_in
+            logdets.append(logdet)
+        return y, _total(logdets, y)
 
     def _check_volume(self) -> None:
         members = list(self)
+        if all(member.is_onto and member.is_total for member in members):
+            return
         padded = next((i for i, member in enumerate(members) if not member.is_onto), len(members))
         cut = next((i for i in reversed(range(len(members))) if not members[i].is_total), 0)
         for i, member in enumerate(members):

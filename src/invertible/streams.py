@@ -157,18 +157,19 @@ def check_result(y: object, split: Split | None, name: str) -> None:
     _check_sizes(y, split, f"{name}'s output")
 
 
-def check_logdet(logdet: object, x: State, name: str) -> None:
+def check_logdet(logdet: object, x: State, asked: object) -> None:
     """Hold a map to one log-determinant per element of the batch.
 
     Args:
         logdet: What its hook returned.
         x: Its input.
-        name: The map.
+        asked: The map.
 
     Raises:
         ShapeError: If it is no tensor of shape (batch,).
     """
     batch = first_stream(x).shape[0]
+    name = type(asked).__name__
     if not isinstance(logdet, Tensor) or logdet.ndim != 1 or logdet.shape[0] != batch:
         hint = "sum over all dimensions but the first; expand what is the same for all: logdet.expand(len(x))"
         got = describe(logdet)

@@ -10,10 +10,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from cases import Constant, add, affine, assert_close, mlp
-from invertible import Bijection
+from cases import Constant, add, affine, assert_close, conv, mlp
+from invertible import Bijection, Chain
 from invertible.errors import ConfigError, ContextError, DtypeError, InvertibleError, ShapeError
-from invertible.layers import AdditiveCoupling, AffineCoupling
+from invertible.layers import (
+    AdditiveCoupling,
+    AffineCoupling,
+    Alternating,
+    Checkerboard,
+    MomentumCoupling,
+    SigmoidCoupling,
+    SplineCoupling,
+)
+from invertible.layers.coupling import Coupling
 
 
 def test_additive_coupling_is_its_formula() -> None:
@@ -97,6 +106,110 @@ def test_a_network_runs_once_per_call() -> None:
         calls.clear()
         getattr(layer, method)(torch.randn(3, 4))
         assert len(calls) == 1, method
+
+
+class Cubing(Coupling):
+    """Value and derivative share the cube; the three hooks that would do without must not be called for both."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__(network)
+        self.calls: list[str] = []
+
+    def _change(self, target: Tensor, h: Tensor) -> Tensor:
+        self.calls.append("change")
+        return target + target**3 + h
+
+    def _restore(self, target: Tensor, h: Tensor) -> Tensor:
+        self.calls.append("restore")
+        half = (target - h) / 2
+        root = (half.square() + 1 / 27).sqrt()  # Cardano
+        return (root + half).pow(1 / 3) - (root - half).pow(1 / 3)
+
+    def _log_derivative(self, target: Tensor, h: Tensor) -> Tensor:
+        self.calls.append("log")
+        return torch.log1p(3 * target**2)
+
+    def _change_with_log(self, target: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+        self.calls.append("change with log")
+        square = target**2
+        return target + target * square + h, torch.log1p(3 * square)
+
+    def _restore_with_log(self, target: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+        self.calls.append("restore with log")
+        old = Coupling._restore_with_log(self, target, h)
+        self.calls = self.calls[:-2]  # what the default called
+        return old
+
+
+def test_value_and_log_derivative_from_one_evaluation() -> None:
+    layer, x = Cubing(mlp(2, 2)).double(), torch.randn(3, 4, dtype=torch.float64)
+    y, logdet = layer.forward_with_logdet(x)
+    back, backward = layer.inverse_with_logdet(y)
+    assert layer.calls == ["change with log", "restore with log"]
+    assert_close(y, layer(x))
+    assert_close(back, x, 1e-9)
+    assert_close(backward, -logdet, 1e-9)
+    assert_close(logdet, torch.log1p(3 * x[:, 2:] ** 2).sum(1))
+
+
+def test_value_and_log_derivative_when_reconstructing() -> None:
+    layer, x = Cubing(mlp(2, 2)).double(), torch.randn(3, 4, dtype=torch.float64)
+    for method, expected in (
+        ("forward", ["change", "restore", "change"]),
+        ("forward_with_logdet", ["change with log", "restore", "change with log"]),
+        ("inverse", ["restore", "change", "restore"]),
+        ("inverse_with_logdet", ["restore with log", "change", "restore with log"]),
+    ):
+        grads = []
+        for memory in ("reconstruct", "store"):
+            chain, leaf = Chain(layer, memory=memory), x.clone().requires_grad_()
+            layer.calls = []
+            out = getattr(chain, method)(leaf)
+            sum(t.square().sum() for t in (out if isinstance(out, tuple) else (out,))).backward()
+            assert layer.calls == (expected if memory == "reconstruct" else expected[:1]), method
+            grads.append(leaf.grad)
+        assert_close(grads[0], grads[1], 1e-9)
+
+
+def loud(network: nn.Module) -> nn.Module:
+    """Weights fifty times their usual size."""
+    with torch.no_grad():
+        for p in network.parameters():
+            p.mul_(50)
+    return network
+
+
+HARD = {
+    "additive": lambda: AdditiveCoupling(loud(mlp(2, 2))),
+    "affine": lambda: AffineCoupling(loud(mlp(2, 4))),
+    "sigmoid": lambda: SigmoidCoupling(loud(mlp(2, 4))),
+    "momentum": lambda: MomentumCoupling(loud(mlp(2, 2))),
+    "spline": lambda: SplineCoupling(loud(mlp(2, 46))),
+    "affine-mask": lambda: AffineCoupling(loud(mlp(4, 8)), mask=Alternating()),
+    "spline-mask": lambda: SplineCoupling(loud(mlp(4, 92)), mask=Alternating()),
+    "affine-checkerboard": lambda: AffineCoupling(loud(conv(4, 8, 1)), mask=Checkerboard()),
+}
+
+
+@pytest.mark.parametrize("build", HARD.values(), ids=HARD)
+@pytest.mark.parametrize("size", [0.0, 100.0, 1e6])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+def test_hard_inputs_stay_finite_both_ways(build, size: float, dtype: torch.dtype) -> None:
+    layer, shape = build().to(dtype), (3, 4, 2) if "Conv" in repr(build()) else (3, 4)
+    for method in (layer.forward_with_logdet, layer.inverse_with_logdet):
+        x = (size * torch.randn(shape)).to(dtype).requires_grad_()
+        y, logdet = method(x)
+        grads = torch.autograd.grad(y.sum() + logdet.sum(), [x, *layer.parameters()])
+        assert all(torch.isfinite(t).all() for t in (y, logdet, *grads))
+
+
+@pytest.mark.parametrize("build", HARD.values(), ids=HARD)
+def test_hard_inputs_come_back(build) -> None:
+    """To within roundings of the largest number in the way, in float64."""
+    layer, shape = build().double(), (3, 4, 2) if "Conv" in repr(build()) else (3, 4)
+    x = torch.tensor([1.0, 100.0, 1e6], dtype=torch.float64).view(3, *[1] * (len(shape) - 1))
+    x = x * torch.randn(shape, dtype=torch.float64)
+    assert_close(layer.inverse(layer(x)), x, 1e-9)
 
 
 # --- errors ---

@@ -7,16 +7,24 @@ from invertible import models
 from invertible.errors import ConfigError
 from invertible.models import build, names
 
-FAMILIES = ("irevnet", "resnet", "revnet")
+CLASSIFIERS = ("irevnet", "resnet", "revnet")
+FLOWS = ("ffjord", "glow", "nice", "realnvp", "spline_flow")
 
 
 def test_every_public_constructor_is_registered():
-    public = {name for name in models.__all__ if name.startswith(FAMILIES)}
+    public = {name for name in models.__all__ if name.startswith(CLASSIFIERS + FLOWS)}
     assert set(names()) == public
 
 
-@pytest.mark.parametrize("name", names())
-def test_every_name_builds_with_another_number_of_classes(name):
+@pytest.mark.parametrize("name", [name for name in names() if name.startswith(FLOWS)])
+def test_every_flow_builds_by_name_and_conditional_on_labels(name):
+    with torch.device("meta"):
+        assert not build(name).takes_context
+        assert build(name, n_classes=7).takes_context
+
+
+@pytest.mark.parametrize("name", [name for name in names() if name.startswith(CLASSIFIERS)])
+def test_every_classifier_builds_with_another_number_of_classes(name):
     with torch.device("meta"):
         net = build(name, n_classes=7)
     assert next(m for m in reversed(list(net.modules())) if isinstance(m, torch.nn.Linear)).out_features == 7

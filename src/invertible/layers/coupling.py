@@ -4,67 +4,18 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from typing import Any, Literal
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from invertible._checks import describe, explained, version
 from invertible.bijection import Bijection, Leaf, Method, zero_logdet
-from invertible.errors import ConfigError, DtypeError, ShapeError
-from invertible.streams import Split, Streams
-
-Target = Literal["first", "second"]
-
-
-class _Roles:
-    """Which of two streams a coupling reads (the source) and which it changes (the target)."""
-
-    def __init__(self, network: nn.Module, target: Target, split: Split) -> None:
-        if not isinstance(network, nn.Module):
-            hint = "wrap a function in a small nn.Module"
-            raise DtypeError("a coupling needs a network", expected="an nn.Module", got=describe(network), hint=hint)
-        if target not in ("first", "second"):
-            raise ConfigError("a coupling has a bad target", expected="'first' or 'second'", got=repr(target))
-        if split.n_streams != 2:
-            raise ConfigError("a coupling works on two streams", expected="2 sizes", got=split.sizes)
-        self.second, self.dim, self.sizes = target == "second", split.dim, split.sizes
-
-    def describe(self, takes_context: bool) -> str:
-        parts = [f"target={'second' if self.second else 'first'!r}", f"sizes={self.sizes}", f"dim={self.dim}"]
-        return ", ".join(parts + ["takes_context=True"] * takes_context)
-
-    def read(self, streams: Streams) -> tuple[Tensor, Tensor]:  # (source, target)
-        first, second = streams
-        return (first, second) if self.second else (second, first)
-
-    def write(self, source: Tensor, target: Tensor) -> Streams:  # (first, second)
-        return (source, target) if self.second else (target, source)
-
-
-def _run(network: nn.Module, source: Tensor, context: Any, name: str) -> Tensor:
-    before = version(source)
-    try:
-        out = network(source) if context is None else network(source, context)
-    except (RuntimeError, TypeError) as error:
-        clearer = explained(error, source, network, name)
-        if clearer is error:
-            raise
-        raise clearer from error
-    if version(source) != before:
-        hint = "inplace=False in its first layers (ReLU), no x.mul_() on its input"
-        got = f"{type(network).__name__} changing it in place"
-        raise ConfigError(f"{name}'s network must leave its input alone", expected="x unchanged", got=got, hint=hint)
-    return out
-
-
-def _check_output(out: object, target: Tensor, shape: tuple[int, ...], name: str) -> None:
-    if isinstance(out, Tensor) and torch.promote_types(out.dtype, target.dtype) != target.dtype:
-        hint = "give all of the network's weights the input's dtype: network.to(x.dtype)"
-        raise DtypeError(f"{name}'s network changed the dtype", expected=target.dtype, got=out.dtype, hint=hint)
-    if not isinstance(out, Tensor) or tuple(out.shape) != shape:
-        hint = "keep the spatial size (padding) and set the last layer's output channels to this"
-        raise ShapeError(f"{name}'s network returned the wrong shape", expected=shape, got=describe(out), hint=hint)
+from invertible.errors import ConfigError
+from invertible.layers._conditioning import check_network, check_output, run_network, shift_and_raw
+from invertible.layers._roles import Target, make_roles
+from invertible.layers._sums import known_sum, sum_events
+from invertible.layers.masks import Mask
+from invertible.streams import State
 
 
 class Coupling(Bijection):
@@ -72,12 +23,17 @@ class Coupling(Bijection):
 
     The network runs once in each direction, and once in a backward pass that reconstructs the input.
 
+    With a mask b the input is not parted: y = b x + (1 - b) change(x; network(b x)). The network sees the whole
+    tensor, with zeros where something changes, and gives numbers for the whole; the kept elements come through as
+    they are, to the bit.
+
     Args:
         network: Any module, of any architecture. With a context it is called as `network(source, context)`.
         target: Which stream is changed: "second" (as above) or "first".
         sizes: Sizes of the two streams; None parts the channels in halves.
         dim: The dimension that is parted.
         takes_context: Whether the network takes a context.
+        mask: Instead of sizes and dim: where x1 is, such as `Checkerboard()`.
 
     Raises:
         ConfigError: If an argument is out of range.
@@ -105,10 +61,12 @@ class Coupling(Bijection):
         sizes: tuple[int, int] | None = None,
         dim: int = 1,
         takes_context: bool = False,
+        mask: Mask | None = None,
     ) -> None:
         super().__init__()
-        split = self.split_in = self.split_out = Split(sizes, dim)
-        self._roles = _Roles(network, target, split)
+        check_network(network)
+        self._roles = make_roles(target, sizes, dim, mask)
+        self.split_in = self.split_out = self._roles.split
         self.network, self.takes_context = network, takes_context
 
     @abstractmethod
@@ -123,64 +81,79 @@ class Coupling(Bijection):
     def _log_derivative(self, target: Tensor, h: Any) -> Tensor | None:
         """log|d change(target; h) / d target|, elementwise, in nats; None: zero."""
 
+    # Where value and log-derivative share work, override these as well.
+
+    def _change_with_log(self, target: Tensor, h: Any) -> tuple[Tensor, Tensor | None]:
+        """The new target, and log|d change / d target| at the old one."""  # noqa: DOC201
+        return self._change(target, h), self._log_derivative(target, h)
+
+    def _restore_with_log(self, target: Tensor, h: Any) -> tuple[Tensor, Tensor | None]:
+        """The old target, and log|d change / d target| at it: of the change, not of its inverse."""  # noqa: DOC201
+        old = self._restore(target, h)
+        return old, self._log_derivative(old, h)
+
     def _outcome(self, target: Tensor, out: object) -> Any:
         """What the network gave, checked and ready for use; by default a tensor of the target's shape."""  # noqa: DOC201
-        _check_output(out, target, tuple(target.shape), type(self).__name__)
+        check_output(out, target, tuple(target.shape), type(self).__name__)
         return out
 
+    # Of the new target `out` only the graph is wanted, its value is known. Cheaper ways may be overridden.
+
     def _value(self, out: Tensor, target: Tensor, h: Any) -> Tensor:
-        # `out` is known already; only its graph is wanted. Cheaper ways may be overridden.
         return self._change(target, h)
+
+    def _value_with_log(self, out: Tensor, target: Tensor, h: Any) -> tuple[Tensor, Tensor | None]:
+        return self._change_with_log(target, h)
 
     def extra_repr(self) -> str:
         """What `print(module)` shows.
 
         Returns:
-            Roles and split.
+            Roles, and split or mask.
         """
         return self._roles.describe(self.takes_context)
 
-    def _forward(self, x: Streams, context: Any) -> Streams:
+    def _forward(self, x: State, context: Any) -> State:
         source, target = self._roles.read(x)
-        return self._roles.write(source, self._change(target, self._ask(source, target, context)))
+        return self._roles.write(source, target, self._change(target, self._ask(source, target, context)))
 
-    def _inverse(self, y: Streams, context: Any) -> Streams:
+    def _inverse(self, y: State, context: Any) -> State:
         source, target = self._roles.read(y)
-        return self._roles.write(source, self._restore(target, self._ask(source, target, context)))
+        return self._roles.write(source, target, self._restore(target, self._ask(source, target, context)))
 
-    def _forward_with_logdet(self, x: Streams, context: Any) -> tuple[Streams, Tensor]:
+    def _forward_with_logdet(self, x: State, context: Any) -> tuple[State, Tensor]:
         source, target = self._roles.read(x)
-        h = self._ask(source, target, context)
-        return self._roles.write(source, self._change(target, h)), self._logdet(target, h)
+        changed, log = self._change_with_log(target, self._ask(source, target, context))
+        return self._roles.write(source, target, changed), self._logdet(target, log)
 
-    def _inverse_with_logdet(self, y: Streams, context: Any) -> tuple[Streams, Tensor]:
+    def _inverse_with_logdet(self, y: State, context: Any) -> tuple[State, Tensor]:
         source, target = self._roles.read(y)
-        h = self._ask(source, target, context)
-        target = self._restore(target, h)
-        return self._roles.write(source, target), -self._logdet(target, h)
+        changed, log = self._restore_with_log(target, self._ask(source, target, context))
+        return self._roles.write(source, target, changed), -self._logdet(target, log)
 
-    def _rerun(self, method: Method, out: Streams, context: Any, leaf: Leaf) -> tuple[Streams, Streams, Tensor | None]:
-        backwards, has_logdet, second = method.startswith("_inverse"), method.endswith("logdet"), self._roles.second
-        source, target_out = self._roles.read(out)
-        source = leaf(source, 0 if second else 1)
+    def _rerun(self, method: Method, out: State, context: Any, leaf: Leaf) -> tuple[State, State, Tensor | None]:
+        backwards = method.startswith("_inverse")
+        source, target_out, finish = self._roles.reopen(out, leaf)
         h = self._ask(source, target_out, context)
         with torch.no_grad():
             target = self._change(target_out, h) if backwards else self._restore(target_out, h)
-        target = leaf(target, 1 if second else 0)
-        again = self._restore(target, h) if backwards else self._value(target_out, target, h)
-        logdet = None
-        if has_logdet:
-            logdet = -self._logdet(again, h) if backwards else self._logdet(target, h)
-        return self._roles.write(source, target), self._roles.write(source, again), logdet
+        x, target = finish(target)
+        if not method.endswith("logdet"):
+            again = self._restore(target, h) if backwards else self._value(target_out, target, h)
+            return x, self._roles.write(source, target, again), None
+        again, log = self._restore_with_log(target, h) if backwards else self._value_with_log(target_out, target, h)
+        logdet = self._logdet(target, log)
+        return x, self._roles.write(source, target, again), -logdet if backwards else logdet
 
     def _ask(self, source: Tensor, target: Tensor, context: Any) -> Any:
         # The same bits both ways need the same layout both ways.
         source = source if self.lattice is None else source.contiguous()
-        return self._outcome(target, _run(self.network, source, context, type(self).__name__))
+        network = cast(nn.Module, self._modules["network"])  # twice as fast as self.network
+        out = run_network(network, source, context, type(self).__name__)
+        return self._outcome(target, self._roles.clean(out, target))
 
-    def _logdet(self, target: Tensor, h: Any) -> Tensor:
-        log_derivative = self._log_derivative(target, h)
-        return zero_logdet(target) if log_derivative is None else _sum_events(log_derivative)
+    def _logdet(self, target: Tensor, log: Tensor | None) -> Tensor:
+        return zero_logdet(target) if log is None else sum_events(self._roles.clean_log(log, target))
 
 
 class AdditiveCoupling(Coupling):
@@ -195,6 +168,7 @@ class AdditiveCoupling(Coupling):
         sizes: Sizes of the two streams; None parts the channels in halves.
         dim: The dimension that is parted.
         takes_context: Whether the network takes a context.
+        mask: Instead of sizes and dim: where x1 is, such as `Checkerboard()`.
 
     Raises:
         ConfigError: If an argument is out of range.
@@ -224,6 +198,9 @@ class AdditiveCoupling(Coupling):
     def _value(self, out: Tensor, target: Tensor, h: Tensor) -> Tensor:
         return known_sum(out, target, h)
 
+    def _value_with_log(self, out: Tensor, target: Tensor, h: Tensor) -> tuple[Tensor, None]:
+        return known_sum(out, target, h), None
+
 
 class AffineCoupling(Coupling):
     """(x1, x2) -> (x1, x2 * exp(s) + t), where network(x1) gives t and the raw log-scale, stacked along `dim`.
@@ -239,6 +216,7 @@ class AffineCoupling(Coupling):
         dim: The dimension that is parted.
         scale_bound: b, in nats per element; None leaves the log-scale as it comes.
         takes_context: Whether the network takes a context.
+        mask: Instead of sizes and dim: where x1 is, such as `Checkerboard()`.
 
     Raises:
         ConfigError: If an argument is out of range.
@@ -263,10 +241,11 @@ class AffineCoupling(Coupling):
         dim: int = 1,
         scale_bound: float | None = 2.0,
         takes_context: bool = False,
+        mask: Mask | None = None,
     ) -> None:
         if scale_bound is not None and not 0 < scale_bound < math.inf:
             raise ConfigError("AffineCoupling has a bad scale_bound", expected="a number > 0 or None", got=scale_bound)
-        super().__init__(network, target, sizes, dim, takes_context)
+        super().__init__(network, target, sizes, dim, takes_context, mask)
         self.scale_bound = scale_bound
 
     def extra_repr(self) -> str:
@@ -278,10 +257,7 @@ class AffineCoupling(Coupling):
         return f"{self._roles.describe(self.takes_context)}, scale_bound={self.scale_bound}"
 
     def _outcome(self, target: Tensor, out: Any) -> tuple[Tensor, Tensor]:
-        shape, dim = list(target.shape), self._roles.dim
-        shape[dim] *= 2
-        _check_output(out, target, tuple(shape), "AffineCoupling")
-        shift, raw = out.to(target.dtype).chunk(2, dim=dim)  # before exp: autocast's bfloat16 would not cancel
+        shift, raw = shift_and_raw(target, out, self._roles.dim, "AffineCoupling")
         return shift, raw if self.scale_bound is None else self.scale_bound * torch.tanh(raw / self.scale_bound)
 
     def _change(self, target: Tensor, h: tuple[Tensor, Tensor]) -> Tensor:
@@ -290,38 +266,7 @@ class AffineCoupling(Coupling):
 
     def _restore(self, target: Tensor, h: tuple[Tensor, Tensor]) -> Tensor:
         shift, log_scale = h
-        return (target - shift) * (-log_scale).exp()
+        return (target - shift) / log_scale.exp()
 
     def _log_derivative(self, target: Tensor, h: tuple[Tensor, Tensor]) -> Tensor:
         return h[1]
-
-
-def _sum_events(log_scale: Tensor) -> Tensor:
-    # In float32 at least: bfloat16 would lose nats.
-    dtype = torch.promote_types(log_scale.dtype, torch.float32)
-    return log_scale.flatten(1).sum(dim=1, dtype=dtype)
-
-
-def known_sum(value: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """A sum whose value is known: only the graph is made.
-
-    Args:
-        value: a + b, or that on a lattice.
-        a: One summand.
-        b: The other, same shape.
-
-    Returns:
-        The value, with the gradient of a sum.
-    """
-    return _KnownSum.apply(value, a, b)  # type: ignore[return-value]
-
-
-class _KnownSum(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, value: Tensor, a: Tensor, b: Tensor) -> Tensor:
-        ctx.dtype = b.dtype
-        return value.view_as(value)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor, Tensor]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        return None, grad, grad.to(ctx.dtype)

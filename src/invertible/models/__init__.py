@@ -4,6 +4,11 @@ from invertible.models.classifier import (
     Classifier,
     PoolingHead,
 )
+from invertible.models.glow import (
+    glow,
+    glow_digits,
+    glow_fashion_mnist,
+)
 from invertible.models.irevnet import (
     IRevNetBlock,
     irevnet,
@@ -16,6 +21,18 @@ from invertible.models.irevnet_weights import (
     load_released_irevnet,
     squeeze_permutation,
     to_released_layout,
+)
+from invertible.models.nice import (
+    nice,
+    nice_digits,
+    nice_fashion_mnist,
+)
+from invertible.models.realnvp import (
+    realnvp,
+    realnvp_2d,
+    realnvp_digits,
+    realnvp_fashion_mnist,
+    realnvp_table,
 )
 from invertible.models.registry import (
     build,
@@ -45,6 +62,10 @@ from invertible.models.revnet import (
     revnet110,
     revnet164,
 )
+from invertible.models.spline_flow import (
+    spline_flow,
+    spline_flow_digits,
+)
 
 __all__ = [
     "Classifier",
@@ -53,6 +74,9 @@ __all__ = [
     "ResNet",
     "RevNet",
     "build",
+    "glow",
+    "glow_digits",
+    "glow_fashion_mnist",
     "irevnet",
     "irevnet_a",
     "irevnet_b",
@@ -60,6 +84,14 @@ __all__ = [
     "irevnet_fashion_mnist",
     "load_released_irevnet",
     "names",
+    "nice",
+    "nice_digits",
+    "nice_fashion_mnist",
+    "realnvp",
+    "realnvp_2d",
+    "realnvp_digits",
+    "realnvp_fashion_mnist",
+    "realnvp_table",
     "resnet",
     "resnet18",
     "resnet20",
@@ -78,6 +110,8 @@ __all__ = [
     "revnet104",
     "revnet110",
     "revnet164",
+    "spline_flow",
+    "spline_flow_digits",
     "squeeze_permutation",
     "to_released_layout",
 ]

@@ -18,9 +18,13 @@ from invertible.errors import ConfigError
 
 # The functions of each file of this package.
 _FILES = {
+    "glow": ("glow", "glow_digits", "glow_fashion_mnist"),
     "irevnet": ("irevnet", "irevnet_a", "irevnet_b", "irevnet_digits", "irevnet_fashion_mnist"),
+    "nice": ("nice", "nice_digits", "nice_fashion_mnist"),
+    "realnvp": ("realnvp", "realnvp_table", "realnvp_2d", "realnvp_digits", "realnvp_fashion_mnist"),
     "resnet": ("resnet", *(f"resnet{depth}" for depth in (18, 34, 50, 101, 152, 20, 32, 44, 56, 110, 164))),
     "revnet": ("revnet", *(f"revnet{depth}" for depth in (38, 110, 164, 56, 104))),
+    "spline_flow": ("spline_flow", "spline_flow_digits"),
 }
 _MODELS = {name: file for file, names in _FILES.items() for name in names}
 

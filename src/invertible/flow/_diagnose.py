@@ -1,0 +1,116 @@
+"""When a value is NaN or infinite: which column of the input, or which layer, it comes from."""
+
+from __future__ import annotations
+
+from typing import Any, NoReturn, cast
+
+import torch
+from torch import Tensor
+
+from invertible._checks import is_batched
+from invertible.bijection import Bijection, Inverse
+from invertible.chain import Chain, context_of
+from invertible.errors import NonFiniteError
+from invertible.streams import State, convert, first_stream
+
+
+def is_finite(x: Tensor) -> bool:
+    """Tell whether all values are finite; True where that cannot be known (compile, meta tensors, vmap).
+
+    Args:
+        x: Any tensor.
+
+    Returns:
+        False if one is NaN or infinite.
+    """
+    if torch.compiler.is_compiling() or x.is_meta or is_batched(x):
+        return True
+    return bool(torch.isfinite(x.detach()).all())
+
+
+def explain_log_prob(bijection: Bijection, x: Tensor, context: Any, log_prob: Tensor) -> NoReturn:
+    """Say why log-densities are not finite.
+
+    Args:
+        bijection: From data to latents.
+        x: The data as they entered it, shape (batch, ...).
+        context: Its context.
+        log_prob: What came out, shape (batch,).
+
+    Raises:
+        NonFiniteError: Always; it names the column, the layer or the base.
+    """
+    _check_columns(x, "the data")
+    bad = ~torch.isfinite(log_prob)
+    row = int(bad.nonzero()[0, 0])
+    name = _first_bad(bijection, x, context, "")
+    where = f"the first layer to give one is {name}" if name else "every layer is finite: the base's log-density is not"
+    got = f"{log_prob[row].item()} for row {row} ({int(bad.sum())} of {len(bad)} rows); {where}"
+    largest = x[row].detach().abs().max().item() if x[row].numel() else 0.0
+    hint = f"row {row} has a value as large as {largest:.3g}: standardise the data (layers.Standardize.fit, SoftTails)," \
+        " bound the scales, or a smaller learning rate"  # fmt: skip
+    raise NonFiniteError("the log-density is not finite", expected="finite nats", got=got, hint=hint)
+
+
+def explain_sample(bijection: Bijection, z: Tensor, context: Any, x: Tensor) -> NoReturn:
+    """Say why samples are not finite.
+
+    Args:
+        bijection: From data to latents.
+        z: The latents.
+        context: Its context.
+        x: What its inverse made of them.
+
+    Raises:
+        NonFiniteError: Always; it names the latents or the layer.
+    """
+    _check_columns(z, "the latents")
+    n_bad = int((~torch.isfinite(x)).flatten(1).any(1).sum())
+    name = _first_bad(Inverse(bijection), z, context, "")
+    got = f"{n_bad} of {len(x)} samples; the first layer whose inverse gives one is {name}"
+    raise NonFiniteError("samples are not finite", got=got, hint="a lower temperature, bounded scales, float64")
+
+
+def _check_columns(x: Tensor, name: str) -> None:
+    bad = ~torch.isfinite(x)
+    if not bool(bad.any()):
+        return
+    first = tuple(int(i) for i in bad.nonzero()[0])
+    place = f"column {first[1]}" if x.ndim == 2 else f"element {first[1:]}"
+    got = f"{x[first].item()} in {place} of row {first[0]}; {int(bad.sum())} of {x.numel()} values"
+    raise NonFiniteError(f"{name} must be finite", expected="only finite values", got=got, hint="torch.nan_to_num(x)")
+
+
+@torch.no_grad()
+def _first_bad(bijection: Bijection, x: State, context: Any, path: str) -> str | None:
+    state, split = x, bijection.split_in
+    inverted, chain = _chain_in(bijection)
+    if chain is None:
+        out, logdet = bijection.forward_with_logdet(state, context if bijection.takes_context else None)
+        fine = all(bool(torch.isfinite(t).all()) for t in (*_streams(out), logdet))
+        return None if fine else f"{path.rstrip('.') or 'the bijection'} ({type(bijection).__name__})"
+    members = list(enumerate(chain))
+    for i, member in reversed(members) if inverted else members:
+        own = context_of(context, member, i, len(members))
+        turned = Inverse(member) if inverted else member
+        state = convert(_parted(state, split), split, turned.split_in)
+        found = _first_bad(turned, state, own, f"{path}{i}.")
+        if found is not None:
+            return found
+        state, split = turned._run("_forward", state, own), turned.split_out
+    return None
+
+
+def _chain_in(bijection: Bijection) -> tuple[bool, Chain | None]:
+    inverted = False
+    while isinstance(bijection, Inverse):
+        inverted, bijection = not inverted, bijection.bijection
+    return inverted, bijection if isinstance(bijection, Chain) else None
+
+
+def _parted(state: State, split: Any) -> State:
+    return split.part(state) if split is not None and isinstance(state, Tensor) else state
+
+
+def _streams(state: State) -> tuple[Tensor, ...]:
+    return cast("tuple[Tensor, ...]", state) if isinstance(state, tuple) else (first_stream(state),)

@@ -1,0 +1,125 @@
+"""A flow on disk: weights as safetensors, what they belong to as JSON."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
+
+from invertible._files import read_json, read_tensors, write_json, write_tensors
+from invertible.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from invertible.flow.flow import Flow
+
+FORMAT = 1
+
+
+def save(flow: Flow, path: Path) -> None:
+    """Write NAME.safetensors and NAME.json.
+
+    Args:
+        flow: The flow.
+        path: NAME, with or without the suffix.
+    """
+    weights, description = _paths(path)
+    about = _describe(flow)
+    write_tensors(weights, _tensors(flow), {"flow": json.dumps(about)})
+    write_json(description, about)
+
+
+def load(cls: type[Any], path: Path) -> Any:
+    """Build the model that the file names, and give it its weights.
+
+    Args:
+        cls: The class that it must be.
+        path: NAME, with or without the suffix.
+
+    Returns:
+        The flow, in eval mode.
+
+    Raises:
+        CheckpointError: If a file is missing or corrupt, they do not belong together, or the flow was made by hand.
+    """
+    from invertible.models.registry import build
+
+    weights, description = _paths(path)
+    tensors, about = _read(weights)
+    if description.is_file() and read_json(description) != about:
+        hint = f"the {description.name} that was saved with it, or none: the weights' header says the same"
+        raise CheckpointError(f"{description} does not belong to {weights.name}", hint=hint)
+    config = about["config"]
+    if config is None:
+        hint = f"make the flow as before, then flow.load_weights('{path}')"
+        raise CheckpointError(f"{weights} holds a flow made by hand", expected="one of invertible.models", hint=hint)
+    flow = build(config["name"], **config["arguments"])
+    if not isinstance(flow, cls):
+        raise CheckpointError(f"{weights} holds no flow", expected=cls.__name__, got=config["name"])
+    _fill(flow, tensors, about, weights)
+    return flow
+
+
+def load_weights(flow: Flow, path: Path) -> None:
+    """Give a flow its weights.
+
+    Args:
+        flow: Made as the one that was saved.
+        path: NAME, with or without the suffix.
+    """
+    weights, _ = _paths(path)
+    tensors, about = _read(weights)
+    _fill(flow, tensors, about, weights)
+
+
+def _paths(path: Path) -> tuple[Path, Path]:
+    stem = path.name.removesuffix(".safetensors").removesuffix(".json")
+    return path.with_name(f"{stem}.safetensors"), path.with_name(f"{stem}.json")
+
+
+def _tensors(flow: Flow) -> dict[str, Tensor]:
+    return dict(flow.state_dict())
+
+
+def _describe(flow: Flow) -> dict[str, Any]:
+    dtype = str(flow.base.here.dtype).removeprefix("torch.")
+    return {
+        "format": FORMAT,
+        "config": flow.config,
+        "dtype": dtype,
+        "event_shape": list(flow.event_shape),
+        "fit": None if flow.fitted is None else flow.fitted.to_dict(),
+    }
+
+
+def _read(weights: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    if not weights.is_file():
+        hint = "the NAME that flow.save(NAME) was called with"
+        raise CheckpointError("no saved flow", expected=f"the file {weights}", got="nothing there", hint=hint)
+    tensors, header = read_tensors(weights)
+    try:
+        about = json.loads(header["flow"])
+        if about["format"] != FORMAT:
+            got = f"format {about['format']}"
+            raise CheckpointError(f"{weights} has another format", expected=f"format {FORMAT}", got=got)
+    except (KeyError, ValueError, TypeError) as error:
+        expected = "a file written by flow.save"
+        raise CheckpointError(f"{weights} holds no flow", expected=expected, got=f"no {error}") from error
+    return tensors, about
+
+
+def _fill(flow: Flow, tensors: dict[str, Tensor], about: dict[str, Any], weights: Path) -> None:
+    from invertible.flow.fit import FitReport
+
+    own = flow.state_dict()
+    wrong = [k for k in own.keys() | tensors.keys() if k not in own or k not in tensors
+             or own[k].shape != tensors[k].shape]  # fmt: skip
+    if wrong:
+        got = f"{len(wrong)} that differ, e.g. {min(wrong)!r}"
+        raise CheckpointError(f"{weights} does not fit this flow", expected=f"its {len(own)} tensors", got=got)
+    dtypes = {t.dtype for t in tensors.values() if t.is_floating_point()}
+    nn.Module.to(flow, next(iter(dtypes))) if len(dtypes) == 1 else None
+    flow.load_state_dict(tensors)
+    flow.fitted = None if about.get("fit") is None else FitReport.from_dict(about["fit"])
+    flow.eval()

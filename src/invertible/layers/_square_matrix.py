@@ -1,0 +1,192 @@
+"""Small trainable invertible matrices, as themselves or in triangular factors. All results are in float64.
+
+(In float32 on devices without float64.)
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor, nn
+
+
+def precise(t: Tensor) -> Tensor:
+    """The tensor in the most accurate dtype of its device.
+
+    Args:
+        t: Any floating-point tensor.
+
+    Returns:
+        It in float64, or float32 where there is no float64.
+    """
+    return t.to(torch.float32 if t.device.type == "mps" else torch.float64)
+
+
+def random_rotation(n: int) -> Tensor:
+    """An orthogonal matrix, uniformly random, from the global random state.
+
+    Args:
+        n: Its size.
+
+    Returns:
+        Shape (n, n), float64; its determinant is 1 or -1.
+
+    Source: Mezzadri 2007 (the signs make it uniform).
+    """
+    q, r = torch.linalg.qr(torch.randn(n, n, dtype=torch.float64))
+    return q * r.diagonal().sign()
+
+
+class SquareMatrix(nn.Module, ABC):
+    """An invertible matrix that is trained. Abstract: say what it is, its inverse and its determinant.
+
+    Args:
+        value: Its first value, shape (n, n).
+
+    Attributes:
+        factors: The parameter, n^2 numbers.
+    """
+
+    def __init__(self, value: Tensor) -> None:
+        super().__init__()
+        self.factors = nn.Parameter(torch.empty(value.shape, dtype=torch.get_default_dtype(), device=value.device))
+
+    @abstractmethod
+    def set(self, value: Tensor) -> None:
+        """Make it another matrix."""
+
+    @abstractmethod
+    def value(self) -> Tensor:
+        """The matrix."""
+
+    @abstractmethod
+    def inverse(self) -> Tensor:
+        """Its inverse; something not finite, or wrong, if it is singular."""
+
+    @abstractmethod
+    def log_abs_det(self) -> Tensor:
+        """log|det| in nats; minus infinity if it is singular."""
+
+
+class Direct(SquareMatrix):
+    """A matrix that is its own parameter.
+
+    Args:
+        value: Its first value.
+    """
+
+    def __init__(self, value: Tensor) -> None:
+        super().__init__(value)
+        self.set(value)
+
+    @torch.no_grad()
+    def set(self, value: Tensor) -> None:
+        """Make it another matrix.
+
+        Args:
+            value: Shape (n, n).
+        """
+        self.factors.copy_(value)
+
+    def value(self) -> Tensor:
+        """The matrix.
+
+        Returns:
+            Shape (n, n).
+        """
+        return precise(self.factors)
+
+    def inverse(self) -> Tensor:
+        """Its inverse.
+
+        Returns:
+            Shape (n, n); NaN if it is singular.
+        """
+        inverse, failed = torch.linalg.inv_ex(precise(self.factors))
+        return torch.where(failed == 0, inverse, torch.nan)
+
+    def log_abs_det(self) -> Tensor:
+        """log|det| in nats.
+
+        Returns:
+            A scalar.
+        """
+        return torch.linalg.slogdet(precise(self.factors)).logabsdet
+
+
+class Factorized(SquareMatrix):
+    """P L (U + diag(s)): a fixed permutation, two triangles and a diagonal with fixed signs.
+
+    Args:
+        value: Its first value.
+
+    Attributes:
+        factors: L below the diagonal, U above it, log|s| on it.
+        permutation: Row i of the matrix is row permutation[i] of L (U + diag(s)).
+        signs: Those of s.
+    """
+
+    permutation: Tensor
+    signs: Tensor
+
+    def __init__(self, value: Tensor) -> None:
+        super().__init__(value)
+        self.register_buffer("permutation", torch.arange(len(value), device=value.device))
+        self.register_buffer("signs", torch.ones_like(self.factors[0]).detach())
+        self.set(value)
+
+    @torch.no_grad()
+    def set(self, value: Tensor) -> None:
+        """Make it another matrix.
+
+        Args:
+            value: Shape (n, n).
+        """
+        p, lower, upper = torch.linalg.lu(value.double())
+        s = upper.diagonal()
+        self.permutation.copy_(p.argmax(dim=1))
+        self.signs.copy_(s.sign())
+        self.factors.copy_(lower.tril(-1) + upper.triu(1) + s.abs().log().diag())
+
+    def value(self) -> Tensor:
+        """The matrix.
+
+        Returns:
+            Shape (n, n).
+        """
+        lower, upper = self._triangles()
+        return (lower @ upper).index_select(0, self.permutation)
+
+    def inverse(self) -> Tensor:
+        """Its inverse, by substitution.
+
+        Returns:
+            Shape (n, n).
+        """
+        lower, upper = self._triangles()
+        columns = self._eye().index_select(0, self.permutation).mT
+        half = torch.linalg.solve_triangular(lower, columns, upper=False, unitriangular=True)
+        return torch.linalg.solve_triangular(upper, half, upper=True)
+
+    def log_abs_det(self) -> Tensor:
+        """log|det| in nats, the sum of log|s|.
+
+        Returns:
+            A scalar.
+        """
+        return _diagonal(precise(self.factors)).sum()
+
+    def _triangles(self) -> tuple[Tensor, Tensor]:
+        factors = precise(self.factors)
+        s = _diagonal(factors).exp() * precise(self.signs)
+        eye = self._eye()
+        return factors.tril(-1) + eye, factors.triu(1) + s * eye
+
+    def _eye(self) -> Tensor:
+        return torch.eye(len(self.signs), dtype=precise(self.signs).dtype, device=self.signs.device)
+
+
+def _diagonal(matrix: Tensor) -> Tensor:
+    # `Tensor.diagonal` makes the compiler of PyTorch 2.13 warn.
+    return matrix.flatten()[:: len(matrix) + 1]
