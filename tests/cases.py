@@ -5,8 +5,8 @@ To add a layer, add a line: its name, how to build it, the shape of one input (n
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -19,11 +19,14 @@ from invertible.layers import (
     Alternating,
     ChannelMask,
     Checkerboard,
+    ContinuousFlow,
+    ConvField,
     FixedMask,
     InjectivePad,
     Invertible1x1,
     Logit,
     MarginalSpline,
+    MLPField,
     MomentumCoupling,
     OnFirst,
     Permute,
@@ -31,12 +34,17 @@ from invertible.layers import (
     Scaling,
     SigmoidCoupling,
     SoftTails,
+    Solver,
     SplineCoupling,
     Squeeze,
     Standardize,
     Tanh,
     multi_scale,
 )
+
+# Largest error of a round trip, and of a result against the float64 one, for values of order 1.
+# bfloat16 has 8 bits.
+TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 0.1}
 
 
 @dataclass(frozen=True)
@@ -49,6 +57,8 @@ class Case:
     onto: whether every point of the output space has a preimage.
     domain: brings any numbers to where the map is defined.
     image: brings any numbers to where its inverse is.
+    tolerance: largest error, by dtype; those that solve equations are less exact than formulas.
+    traceable: whether compile, export and vmap can see through it; an adaptive solver looks at values.
     """
 
     build: Callable[[], Bijection]
@@ -57,6 +67,8 @@ class Case:
     onto: bool = True
     domain: Callable[[Tensor], Tensor] = torch.clone
     image: Callable[[Tensor], Tensor] = torch.clone
+    tolerance: Mapping[torch.dtype, float] = field(default_factory=TOLERANCE.copy)
+    traceable: bool = True
 
     def make(self, dtype: torch.dtype = torch.float64, seed: int = 0) -> Bijection:
         with torch.random.fork_rng(devices=[]):
@@ -75,6 +87,9 @@ class Case:
     def args(self, batch: int = 3, dtype: torch.dtype = torch.float64) -> tuple[Tensor, ...]:
         """What goes into a call after the input: the context, or nothing."""
         return () if self.context is None else (_normal((batch, *self.context), 2).to(dtype),)
+
+    def assert_close(self, actual: Tensor, expected: Tensor) -> None:
+        assert_close(actual, expected, self.tolerance[actual.dtype])
 
 
 def _normal(shape: tuple[int, ...], seed: int) -> Tensor:
@@ -170,11 +185,6 @@ def scaling(n: int, dim: int = 1) -> Scaling:
     return layer
 
 
-# Largest error of a round trip, and of a result against the float64 one, for values of order 1.
-# bfloat16 has 8 bits.
-TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 0.1}
-
-
 def assert_close(actual: Tensor, expected: Tensor, tolerance: float | None = None) -> None:
     tolerance = TOLERANCE[actual.dtype] if tolerance is None else tolerance
     torch.testing.assert_close(actual.double(), expected.double(), atol=tolerance, rtol=tolerance)
@@ -211,6 +221,31 @@ def marginal() -> MarginalSpline:
 
 def sigmoid(network: nn.Module, **kwargs) -> Bijection:
     return SigmoidCoupling(network, **kwargs)
+
+
+TIGHT = Solver(rtol=1e-9, atol=1e-9)
+SOLVED = {torch.float64: 1e-8, torch.float32: 1e-4, torch.bfloat16: 0.1}
+STEPPED = {torch.float64: 1e-4, torch.float32: 1e-4, torch.bfloat16: 0.1}
+
+
+def ode(n: int, **kwargs) -> Case:
+    """Adaptive, the divergence exact."""
+    context = (2,) if "n_context" in kwargs else None
+    return Case(
+        lambda: ContinuousFlow(MLPField(n, **{"hidden": (4,), **kwargs}), 0.5, TIGHT, "exact"),
+        (n,),
+        context,
+        tolerance=SOLVED,
+        traceable=False,
+    )
+
+
+def rk4() -> ContinuousFlow:
+    return ContinuousFlow(MLPField(2, hidden=(3,)), 0.3, Solver("rk4", n_steps=2))
+
+
+def ode_conv() -> ContinuousFlow:
+    return ContinuousFlow(ConvField(2, hidden=(3,)), 0.3, Solver("dopri5", n_steps=8), "exact")
 
 
 def two_levels(**kwargs) -> Chain:
@@ -321,6 +356,11 @@ CASES: dict[str, Case] = {
     "on-first-context": Case(lambda: OnFirst(affine_given(2), (4, 2)), (6,), (2,)),
     "multi-scale": Case(two_levels, (1, 4, 4)),
     "multi-scale-reconstruct": Case(lambda: two_levels(memory="reconstruct", check_every=1), (1, 4, 4)),
+    "ode": ode(2, hidden=(4, 3)),
+    "ode-context": ode(2, n_context=2),
+    "ode-conv": Case(ode_conv, (2, 2, 2), tolerance=SOLVED, traceable=False),
+    "ode-rk4": Case(rk4, (2,), tolerance=STEPPED),
+    "chain-ode": Case(lambda: Chain(rk4(), Inverse(rk4()), memory="checkpoint"), (2,), tolerance=STEPPED),
     "chain-empty": Case(lambda: Chain(), (3, 2)),
     "chain-of-one": Case(lambda: Chain(affine(2, 2)), (4,)),
     "chain-same-split": Case(lambda: Chain(add(2, 2), affine(2, 2, target="first"), affine(2, 2)), (4,)),

@@ -171,6 +171,18 @@ def test_a_coupling_of_ones_own() -> None:
     assert torch.equal(backward, -logdet)
 
 
+def test_a_coupling_of_ones_own_reconstructs() -> None:
+    """The kept elements of a reconstructed input are those of the output, not what undoing nothing makes of them."""
+    first, stretch = KINDS["affine"](4), Stretch(mlp(4, 4), mask=ChannelMask())
+    x, grads = torch.randn(3, 4), []
+    for memory in ("store", "reconstruct"):
+        Chain(first, stretch, memory=memory).forward_with_logdet(x)[0].square().sum().backward()
+        grads.append([p.grad.clone() for p in first.parameters()])
+        first.zero_grad()
+    for stored, reconstructed in zip(*grads, strict=True):
+        assert_close(reconstructed, stored, 1e-4)
+
+
 def chain(kind, memory: str, **kwargs) -> Chain:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)

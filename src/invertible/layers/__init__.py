@@ -3,11 +3,13 @@
 from invertible.layers.actnorm import ActNorm
 from invertible.layers.coupling import AdditiveCoupling, AffineCoupling, Coupling
 from invertible.layers.elementwise import Scaling, SoftTails, Tanh
+from invertible.layers.fields import ConvField, MLPField
 from invertible.layers.invertible_linear import Invertible1x1
 from invertible.layers.marginal import MarginalSpline
 from invertible.layers.masks import Alternating, ChannelMask, Checkerboard, FixedMask, Mask
 from invertible.layers.momentum import MomentumCoupling
 from invertible.layers.multi_scale import OnFirst, multi_scale
+from invertible.layers.ode import ContinuousFlow, OdeError, Solver, SolveReport
 from invertible.layers.pad import InjectivePad
 from invertible.layers.permute import Permute
 from invertible.layers.preprocess import Logit, Standardize
@@ -16,6 +18,7 @@ from invertible.layers.sequential import ReversibleSequential, make_reversible
 from invertible.layers.sigmoid_coupling import SigmoidCoupling
 from invertible.layers.spline_coupling import SplineCoupling
 from invertible.layers.squeeze import Squeeze
+from invertible.layers.vector_field import ModuleField, VectorField
 
 __all__ = [
     "ActNorm",
@@ -24,14 +27,19 @@ __all__ = [
     "Alternating",
     "ChannelMask",
     "Checkerboard",
+    "ContinuousFlow",
+    "ConvField",
     "Coupling",
     "FixedMask",
     "InjectivePad",
     "Invertible1x1",
     "Logit",
+    "MLPField",
     "MarginalSpline",
     "Mask",
+    "ModuleField",
     "MomentumCoupling",
+    "OdeError",
     "OnFirst",
     "Permute",
     "Reshape",
@@ -39,10 +47,13 @@ __all__ = [
     "Scaling",
     "SigmoidCoupling",
     "SoftTails",
+    "SolveReport",
+    "Solver",
     "SplineCoupling",
     "Squeeze",
     "Standardize",
     "Tanh",
+    "VectorField",
     "make_reversible",
     "multi_scale",
 ]

@@ -128,11 +128,12 @@ class ChannelAffine(Bijection):
         return (n_positions(x, self.dim) * self._log_scale(self._dtype(x)).sum()).expand(x.shape[0])
 
     def _dtype(self, x: Tensor) -> torch.dtype:
-        return wide(x.dtype, *(t.dtype for t in self.parameters()))
+        return wide(x.dtype, *(t.dtype for t in self._parameters.values() if t is not None))
 
     def _check(self, x: Tensor) -> None:
         check_channels(x, self.n_features, type(self).__name__, self.dim)
-        check_placement(x, self, type(self).__name__)
+        if any(t is not None and (t.dtype, t.device) != (x.dtype, x.device) for t in self._parameters.values()):
+            check_placement(x, self, type(self).__name__)
 
     def extra_repr(self) -> str:
         """What `print(module)` shows.

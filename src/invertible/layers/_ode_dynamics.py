@@ -1,9 +1,11 @@
-"""What a solver integrates: a field's velocity, and beside it the rates of the log-determinant and of the penalties."""
+"""What a solver integrates: a field's velocity, and beside it the rates of the log-determinant and of the penalties.
+
+Plain tuples and functions: the compiler has to follow them.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,31 +15,22 @@ from invertible.errors import ShapeError
 from invertible.layers.vector_field import VectorField
 
 
-@dataclass(frozen=True)
-class Rates:
-    """Which rates are wanted beside the velocity.
+class Rates(NamedTuple):
+    """Which rates are wanted beside the velocity; that of the log-determinant is the divergence.
 
     Args:
         probe: A random tangent e for the divergence, shaped as the state; None: the exact divergence.
         kinetic: Whether |f|^2 is wanted.
-        jacobian: Whether |J e|^2 is wanted, whose mean is the squared Frobenius norm of J = df/dx.
-        jacobian_probe: The tangent for that, if the divergence has none.
+        jacobian: A tangent e if |J e|^2 is wanted, whose mean is the squared Frobenius norm of J = df/dx.
     """
 
     probe: Tensor | None = None
     kinetic: bool = False
-    jacobian: bool = False
-    jacobian_probe: Tensor | None = None
-
-    @property
-    def n(self) -> int:
-        """How many there are: the divergence and the penalties."""
-        return 1 + self.kinetic + self.jacobian
+    jacobian: Tensor | None = None
 
 
-@dataclass(frozen=True)
-class Dynamics:
-    """Velocity and rates as functions of time and state.
+class Dynamics(NamedTuple):
+    """A vector field with its context.
 
     Args:
         field: The vector field.
@@ -49,57 +42,67 @@ class Dynamics:
     context: Any = None
     rates: Rates | None = None
 
-    @property
-    def n_rates(self) -> int:
-        """How many rates there are."""
-        return 0 if self.rates is None else self.rates.n
 
-    def velocity(self, t: float, z: Tensor) -> Tensor:
-        """The velocity alone.
+def count_rates(rates: Rates | None) -> int:
+    """How many rates there are.
 
-        Args:
-            t: The time.
-            z: The state, shape (batch, ...).
+    Args:
+        rates: Which are wanted.
 
-        Returns:
-            dz/dt.
+    Returns:
+        The number: the divergence and the penalties.
+    """
+    return 0 if rates is None else 1 + rates.kinetic + (rates.jacobian is not None)
 
-        Raises:
-            ShapeError: If the field does not keep the shape.
-        """
-        f = self.field(t, z) if self.context is None else self.field(t, z, self.context)
-        if f.shape != z.shape:
-            name = type(self.field).__name__
-            raise ShapeError(f"{name} must keep its input's shape", expected=tuple(z.shape), got=describe(f))
-        return f
 
-    def __call__(self, t: float, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Velocity and rates.
+def velocity(dynamics: Dynamics, t: float, z: Tensor) -> Tensor:
+    """The velocity alone.
 
-        Args:
-            t: The time.
-            z: The state, shape (batch, ...).
+    Args:
+        dynamics: The field.
+        t: The time.
+        z: The state, shape (batch, ...).
 
-        Returns:
-            dz/dt, and the rates, shape (batch, n_rates).
-        """
-        rates = self.rates or Rates()
-        if rates.probe is None:
-            f, divergence = self.field.forward_with_divergence(t, z, self.context)
-            jv = self._jvp(t, z, rates.jacobian_probe)[1] if rates.jacobian_probe is not None else None
-        else:
-            f, jv = self._jvp(t, z, rates.probe)
-            divergence = (jv * rates.probe).flatten(1).sum(dim=1)
-        found = [divergence]
-        if rates.kinetic:
-            found.append(f.flatten(1).square().sum(dim=1))
-        if rates.jacobian and jv is not None:
-            found.append(jv.flatten(1).square().sum(dim=1))
-        return f, torch.stack(found, dim=1)
+    Returns:
+        dz/dt.
+    """
+    field, context = dynamics.field, dynamics.context
+    return _checked(field(t, z) if context is None else field(t, z, context), z, field)
 
-    def _jvp(self, t: float, z: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        f, jv = self.field.forward_with_jvp(t, z, v[None], self.context)
-        return f, jv[0]
+
+def velocity_and_rates(dynamics: Dynamics, t: float, z: Tensor) -> tuple[Tensor, Tensor]:
+    """Velocity and rates.
+
+    Args:
+        dynamics: The field.
+        t: The time.
+        z: The state, shape (batch, ...).
+
+    Returns:
+        dz/dt, and the rates, shape (batch, n_rates).
+    """
+    field, context, rates = dynamics.field, dynamics.context, dynamics.rates or Rates()
+    jv = None
+    if rates.probe is None:
+        f, divergence = field.forward_with_divergence(t, z, context)
+    else:
+        f, jv = field.forward_with_jvp(t, z, rates.probe[None], context)
+        divergence = (jv[0] * rates.probe).flatten(1).sum(dim=1)
+    found = [divergence]
+    if rates.kinetic:
+        found.append(f.flatten(1).square().sum(dim=1))
+    if rates.jacobian is not None:
+        jv = field.forward_with_jvp(t, z, rates.jacobian[None], context)[1] if jv is None else jv
+        found.append(jv[0].flatten(1).square().sum(dim=1))
+    return _checked(f, z, field), torch.stack(found, dim=1)
+
+
+def _checked(f: Tensor, z: Tensor, field: VectorField) -> Tensor:
+    if f.shape != z.shape:
+        name = type(field).__name__
+        hint = "as many numbers out of its network as in"
+        raise ShapeError(f"{name} must keep its input's shape", expected=tuple(z.shape), got=describe(f), hint=hint)
+    return f
 
 
 def rademacher(x: Tensor) -> Tensor:

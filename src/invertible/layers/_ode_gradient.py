@@ -1,13 +1,12 @@
-"""The gradient of an adaptive solve: its accepted steps are taken again, one by one from the last, and differentiated.
+"""The gradient of a solve: its accepted steps are taken again, one by one from the last, and differentiated.
 
-It is the exact gradient of the numbers that were computed, for one state per step of memory. Rejected steps cost nothing.
+It is the exact gradient of the numbers that were computed. Memory holds a state per step; rejected steps cost nothing.
 
 Source: Zhuang et al. 2020, "Adaptive Checkpoint Adjoint Method for Gradient Estimation in Neural ODE".
 """
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -68,9 +67,11 @@ class _Run:
     def with_context(self, tensors: list[Tensor]) -> Dynamics:
         given = iter(tensors)
         leaves = [next(given) if isinstance(leaf, Tensor) else leaf for leaf in self.leaves]
-        return dataclasses.replace(self.dynamics, context=pytree.tree_unflatten(leaves, self.spec))
+        return self.dynamics._replace(context=pytree.tree_unflatten(leaves, self.spec))
 
-    def pull(self, steps: list[Step], leaves: list[Tensor], n_context: int, grads: list[Tensor | None]) -> Tensor:
+    def pull(
+        self, steps: list[Step], leaves: list[Tensor], n_context: int, grads: list[Tensor | None]
+    ) -> Tensor | None:
         """Take the steps back.
 
         Args:
@@ -87,14 +88,14 @@ class _Run:
         grad, grad_rates = grads
         for step in reversed(steps):
             z = step.z.detach().requires_grad_()
-            outputs = take(dynamics, tableau, dataclasses.replace(step, z=z))
-            pairs = [
-                (o, g) for o, g in zip(outputs, (grad, grad_rates), strict=True) if o is not None and g is not None
-            ]
-            pairs = [(o, g) for o, g in pairs if o.requires_grad]
+            outputs = take(dynamics, tableau, step._replace(z=z))
+            given = zip(outputs, (grad, grad_rates), strict=True)
+            pairs = [(o, g) for o, g in given if o is not None and g is not None and o.requires_grad]
+            if not pairs:
+                return grad
             torch.autograd.backward([o for o, _ in pairs], [g for _, g in pairs], inputs=[z, *wanted])
             grad = z.grad
-        return cast(Tensor, grad)
+        return grad
 
 
 class _Replayed(torch.autograd.Function):
@@ -106,13 +107,13 @@ class _Replayed(torch.autograd.Function):
         ctx.times = [(step.t, step.h) for step in done.steps]
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(*tensors, *(step.z for step in done.steps))
-        run.done = dataclasses.replace(done, steps=[])
+        run.done = Solution(done.z, done.rates, done.n_evaluations, done.n_rejected)
         last = done.z.view_as(done.z) if done.z is z else done.z
         return (last,) if done.rates is None else (last, done.rates)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         run, saved, needs = cast(_Run, ctx.run), ctx.saved_tensors, ctx.needs_input_grad[3:]
         n = len(saved) - ctx.n_steps
         leaves = [t.detach().requires_grad_(need) for t, need in zip(saved[:n], needs, strict=True)]

@@ -39,8 +39,8 @@ class OdeError:
         round_trip: Largest difference between an input and what comes back from its image.
         value: Largest error of the image.
         logdet: Largest error of the log-determinant, in nats, that the solver makes.
-        probe: Root mean square of what Hutchinson's estimate adds to that, in nats; 0 with the exact divergence, None if
-            the exact one is too expensive to compare with.
+        probe: Root mean square of what Hutchinson's estimate adds to that, in nats; 0 with the exact divergence, None
+            if the exact one is too expensive to compare with.
         n_evaluations: Of the field, forwards.
         n_evaluations_tight: The same for the solve that it is compared with.
     """

@@ -1,8 +1,8 @@
 """Explicit Runge-Kutta solvers, with steps of equal length or chosen for a tolerance.
 
 Why not torchdiffeq's: the accepted steps are wanted for the backward pass, the log-determinant is a mere integral along
-the path (the slopes with weight zero need none), and steps with equal length must be traceable. The methods that are not
-here are torchdiffeq's (`_ode_torchdiffeq`).
+the path (the slopes with weight zero need none), and steps of equal length must be traceable. Methods that are not here
+are torchdiffeq's (`_ode_torchdiffeq`).
 
 Source: Hairer, Norsett and Wanner 1993, "Solving Ordinary Differential Equations I", section II.4.
 """
@@ -11,14 +11,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from invertible.errors import ConfigError, ConvergenceError
-from invertible.layers._ode_dynamics import Dynamics
+from invertible.layers._ode_dynamics import Dynamics, count_rates, velocity, velocity_and_rates
 from invertible.layers._ode_tableau import TABLEAUS, Tableau
 
 Gradient = Literal["auto", "replay", "direct", "adjoint"]
@@ -46,8 +46,8 @@ class Solver:
         atol: Tolerance of a step's error, absolute.
         n_steps: Number of equal steps; None: the method chooses them. Only equal steps can be compiled, exported and
             run under `torch.func.vmap`.
-        gradient: "replay" keeps the state at each step and takes the steps again in the backward pass: the exact gradient
-            of what was computed. "direct" keeps everything that autograd wants: less time, most memory, second
+        gradient: "replay" keeps the state at each step and takes the steps again in the backward pass: the exact
+            gradient of what was computed. "direct" keeps everything that autograd wants: less time, most memory, second
             derivatives. "adjoint" (torchdiffeq's) keeps the last state only and solves another equation backwards,
             whose error adds to the gradient's. "auto": replay, and adjoint for the methods of torchdiffeq.
         max_evaluations: Of the field, in one solve.
@@ -86,9 +86,7 @@ class Solver:
             raise ConfigError(f"{self.method} does not choose its steps", expected="n_steps >= 1", got=self.n_steps)
         if self.n_steps is not None and (self.n_steps < 1 or (self.method in OTHERS and not needs)):
             got = f"n_steps={self.n_steps} with {self.method}"
-            raise ConfigError(
-                "n_steps does not fit", expected="None, or at least 1 with a method written here", got=got
-            )
+            raise ConfigError("n_steps does not fit", expected="None, or at least 1 for equal steps", got=got)
 
     @property
     def tableau(self) -> Tableau | None:
@@ -108,8 +106,7 @@ class Solver:
         return max(self.rtol, least), max(self.atol, least)
 
 
-@dataclass(frozen=True)
-class Step:
+class Step(NamedTuple):
     """One accepted step: from `z` at `t`, of length `h`."""
 
     t: float
@@ -117,8 +114,7 @@ class Step:
     z: Tensor
 
 
-@dataclass
-class Solution:
+class Solution(NamedTuple):
     """Where a solve ended, and how it got there.
 
     Args:
@@ -133,7 +129,7 @@ class Solution:
     rates: Tensor | None
     n_evaluations: int = 0
     n_rejected: int = 0
-    steps: list[Step] = field(default_factory=list)
+    steps: Sequence[Step] = ()
 
 
 def solve(dynamics: Dynamics, z: Tensor, span: tuple[float, float], solver: Solver) -> Solution:
@@ -155,14 +151,12 @@ def solve(dynamics: Dynamics, z: Tensor, span: tuple[float, float], solver: Solv
     if solver.n_steps is None:
         return _Adaptive(dynamics, tableau, span, solver).run(z)
     start, end = span
-    h, solution = (end - start) / solver.n_steps, Solution(z, _zeros(dynamics, z))
+    h, total, steps = (end - start) / solver.n_steps, _zeros(dynamics, z), []
     for i in range(solver.n_steps):
-        step = Step(start + i * h, h, solution.z)
-        solution.steps.append(step)
-        solution.z, rates = take(dynamics, tableau, step)
-        solution.rates = rates if solution.rates is None or rates is None else solution.rates + rates
-    solution.n_evaluations = tableau.n_stages * solver.n_steps
-    return solution
+        steps.append(Step(start + i * h, h, z))
+        z, rates = take(dynamics, tableau, steps[-1])
+        total = None if total is None or rates is None else total + rates
+    return Solution(z, total, tableau.n_stages * solver.n_steps, 0, steps)
 
 
 def take(dynamics: Dynamics, tableau: Tableau, step: Step) -> tuple[Tensor, Tensor | None]:
@@ -188,9 +182,9 @@ def _evaluate(
 ) -> None:
     z, t = _advance(step.z, step.h, tableau.matrix[i], slopes), step.t + tableau.nodes[i] * step.h
     if dynamics.rates is None or not tableau.weights[i]:
-        slopes.append(dynamics.velocity(t, z))
+        slopes.append(velocity(dynamics, t, z))
         return
-    slope, rate = dynamics(t, z)
+    slope, rate = velocity_and_rates(dynamics, t, z)
     slopes.append(slope)
     rates.append(rate)
 
@@ -211,7 +205,7 @@ def _integral(h: float, tableau: Tableau, rates: list[Tensor]) -> Tensor | None:
 
 
 def _zeros(dynamics: Dynamics, z: Tensor) -> Tensor | None:
-    return z.new_zeros(z.shape[0], dynamics.n_rates) if dynamics.rates is not None else None
+    return z.new_zeros(z.shape[0], count_rates(dynamics.rates)) if dynamics.rates is not None else None
 
 
 class _Adaptive:
@@ -219,32 +213,34 @@ class _Adaptive:
 
     def __init__(self, dynamics: Dynamics, tableau: Tableau, span: tuple[float, float], solver: Solver) -> None:
         self.dynamics, self.tableau, self.solver = dynamics, tableau, solver
-        (self.start, self.end), self.n_evaluations = span, 0
+        (self.start, self.end), self.n_evaluations, self.n_rejected = span, 0, 0
+        self.steps: list[Step] = []
 
     def run(self, z: Tensor) -> Solution:
-        solution = Solution(z, _zeros(self.dynamics, z))
+        self.z, self.total = z, _zeros(self.dynamics, z)
         if not z.numel():
-            return solution
+            return Solution(z, self.total)
         self.rtol, self.atol = self.solver.tolerances(z.dtype)
         self.t, (slope, rate) = self.start, self._at(self.start, z)
         h = self._first(z, slope)
         while self.t != self.end:
             h = self._fit(h)
-            slopes, rates, new = self._attempt(Step(self.t, h, solution.z), slope, rate)
-            ratio = self._ratio(solution.z, new, h, slopes)
+            slopes, rates, new = self._attempt(Step(self.t, h, self.z), slope, rate)
+            ratio = self._ratio(self.z, new, h, slopes)
             if ratio <= 1:
-                self._accept(solution, h, new, rates)
+                self._accept(h, new, rates)
                 slope, rate = slopes[-1], rates[-1] if rates else None
             else:
-                solution.n_rejected += 1
+                self.n_rejected += 1
             h *= self._factor(ratio)
-            self._check(solution, h, ratio)
-        solution.n_evaluations = self.n_evaluations
-        return solution
+            self._check(h, ratio)
+        return Solution(self.z, self.total, self.n_evaluations, self.n_rejected, self.steps)
 
     def _at(self, t: float, z: Tensor) -> tuple[Tensor, Tensor | None]:
         self.n_evaluations += 1
-        return (self.dynamics.velocity(t, z), None) if self.dynamics.rates is None else self.dynamics(t, z)
+        if self.dynamics.rates is None:
+            return velocity(self.dynamics, t, z), None
+        return velocity_and_rates(self.dynamics, t, z)
 
     @torch.no_grad()
     def _first(self, z: Tensor, slope: Tensor) -> float:
@@ -255,7 +251,7 @@ class _Adaptive:
         h0 = min(abs(span), 0.01 * d0 / d1 if d0 > 1e-5 and d1 > 1e-5 else 1e-6)
         h0 = math.copysign(h0 or 1e-6, span)
         self.n_evaluations += 1
-        ahead = self.dynamics.velocity(self.start + h0, z + h0 * slope)
+        ahead = velocity(self.dynamics, self.start + h0, z + h0 * slope)
         d2 = _worst(((ahead - slope) / scale)[None]).item() / abs(h0)
         most = max(d1, d2)
         h1 = max(1e-6, abs(h0) * 1e-3) if most <= 1e-15 else (0.01 / most) ** (1 / self.tableau.order)
@@ -286,32 +282,32 @@ class _Adaptive:
         ratio = _worst(error.div_(scale)[None]).item()
         return ratio if math.isfinite(ratio) else math.inf
 
-    def _accept(self, solution: Solution, h: float, new: Tensor, rates: list[Tensor]) -> None:
-        solution.steps.append(Step(self.t, h, solution.z.detach()))
+    def _accept(self, h: float, new: Tensor, rates: list[Tensor]) -> None:
+        self.steps.append(Step(self.t, h, self.z.detach()))
         self.t = self.end if h == self.end - self.t else self.t + h
-        solution.z = new
+        self.z = new
         added = _integral(h, self.tableau, rates)
-        if added is not None and solution.rates is not None:
-            solution.rates = solution.rates + added
+        if added is not None and self.total is not None:
+            self.total = self.total + added
 
     def _factor(self, ratio: float) -> float:
         best = _SAFETY * ratio ** (-1 / self.tableau.order) if ratio > 0 else _GROW
         return max(_SHRINK, min(best, _GROW if ratio <= 1 else 1.0))
 
-    def _check(self, solution: Solution, h: float, ratio: float) -> None:
+    def _check(self, h: float, ratio: float) -> None:
         if self.t == self.end:
             return
         if self.n_evaluations >= self.solver.max_evaluations:
-            fail(f"more than {self.solver.max_evaluations} evaluations are needed", self._where(solution, h))
+            fail(f"more than {self.solver.max_evaluations} evaluations are needed", self._where(h))
         if abs(h) <= 16 * math.ulp(max(abs(self.t), abs(self.end - self.start))):
             why = "the field is not finite" if ratio == math.inf else "the steps have become too small"
-            fail(why, self._where(solution, h))
+            fail(why, self._where(h))
 
-    def _where(self, solution: Solution, h: float) -> str:
-        size = solution.z.detach().abs().max().item()
+    def _where(self, h: float) -> str:
+        size = self.z.detach().abs().max().item()
         return (
-            f"time {self.t:.4g} after {self.n_evaluations} evaluations, {len(solution.steps)} steps and"
-            f" {solution.n_rejected} rejected ones (next step {h:.2g}); the largest number of the state is {size:.3g}"
+            f"time {self.t:.4g} after {self.n_evaluations} evaluations, {len(self.steps)} steps and"
+            f" {self.n_rejected} rejected ones (next step {h:.2g}); the largest number of the state is {size:.3g}"
         )
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from invertible.layers._ode_dynamics import Dynamics
+from invertible.layers._ode_dynamics import Dynamics, count_rates, velocity, velocity_and_rates
 from invertible.layers._ode_solve import Solution, Solver, fail
 
 State = tuple[Tensor, ...]
@@ -39,7 +39,7 @@ def solve_with_torchdiffeq(
     """
     import torchdiffeq
 
-    start = (z,) if dynamics.rates is None else (z, z.new_zeros(z.shape[0], dynamics.n_rates))
+    start = (z,) if dynamics.rates is None else (z, z.new_zeros(z.shape[0], count_rates(dynamics.rates)))
     if not z.numel():
         return Solution(z, start[1] if len(start) > 1 else None)
     function = _Function(dynamics, solver, on_backward)
@@ -63,7 +63,7 @@ class _Function:
 
     def __init__(self, dynamics: Dynamics, solver: Solver, on_backward: Callable[[int], None]) -> None:
         self.call, self.dynamics, self.solver, self.on_backward = _Call(dynamics), dynamics, solver, on_backward
-        self.parameters = dict(self.call.named_parameters())
+        self.parameters: dict[str, Tensor] = dict(self.call.named_parameters())
         self.n_forward, self.n_backward, self.is_backward = 0, 0, False
         self.t, self.size = 0.0, 0.0
 
@@ -85,7 +85,7 @@ class _Function:
         if max(self.n_forward, self.n_backward) > self.solver.max_evaluations:
             fail(f"more than {self.solver.max_evaluations} evaluations are needed", self._where())
 
-    def guarded(self, run: Callable[[], State]) -> State:
+    def guarded(self, run: Callable[[], Any]) -> Any:
         try:
             return run()
         except AssertionError as error:  # "underflow in dt", "non-finite values in state"
@@ -103,4 +103,6 @@ class _Call(nn.Module):
         self.field, self.dynamics = dynamics.field, dynamics
 
     def forward(self, t: float, z: Tensor) -> State:
-        return (self.dynamics.velocity(t, z),) if self.dynamics.rates is None else self.dynamics(t, z)
+        if self.dynamics.rates is None:
+            return (velocity(self.dynamics, t, z),)
+        return velocity_and_rates(self.dynamics, t, z)

@@ -61,8 +61,8 @@ class SquareMatrix(nn.Module, ABC):
         """The matrix."""
 
     @abstractmethod
-    def inverse(self) -> Tensor:
-        """Its inverse; something not finite, or wrong, if it is singular."""
+    def inverse(self) -> tuple[Tensor, Tensor]:
+        """Its inverse, and its condition number; if it is singular, these are not finite."""
 
     @abstractmethod
     def log_abs_det(self) -> Tensor:
@@ -97,14 +97,16 @@ class Direct(SquareMatrix):
         """
         return precise(self.factors)
 
-    def inverse(self) -> Tensor:
-        """Its inverse.
+    def inverse(self) -> tuple[Tensor, Tensor]:
+        """Its inverse, and how badly it is conditioned.
 
         Returns:
-            Shape (n, n); NaN if it is singular.
+            Shape (n, n), NaN if it is singular; and the condition number in the 1-norm, a scalar without gradient.
         """
-        inverse, failed = torch.linalg.inv_ex(precise(self.factors))
-        return torch.where(failed == 0, inverse, torch.nan)
+        value = precise(self.factors)
+        inverse, failed = torch.linalg.inv_ex(value)
+        inverse = torch.where(failed == 0, inverse, torch.nan)
+        return inverse, _norm(value) * _norm(inverse)
 
     def log_abs_det(self) -> Tensor:
         """log|det| in nats.
@@ -156,18 +158,19 @@ class Factorized(SquareMatrix):
             Shape (n, n).
         """
         lower, upper = self._triangles()
-        return (lower @ upper).index_select(0, self.permutation)
+        return torch.addmm(upper, lower, upper).index_select(0, self.permutation)
 
-    def inverse(self) -> Tensor:
-        """Its inverse, by substitution.
+    def inverse(self) -> tuple[Tensor, Tensor]:
+        """Its inverse, by substitution, and how badly it is conditioned.
 
         Returns:
-            Shape (n, n).
+            Shape (n, n); and the condition number in the 1-norm, a scalar without gradient.
         """
         lower, upper = self._triangles()
-        columns = self._eye().index_select(0, self.permutation).mT
+        columns = _eye(upper).index_select(0, self.permutation).mT
         half = torch.linalg.solve_triangular(lower, columns, upper=False, unitriangular=True)
-        return torch.linalg.solve_triangular(upper, half, upper=True)
+        inverse = torch.linalg.solve_triangular(upper, half, upper=True)
+        return inverse, _norm(torch.addmm(upper, lower, upper)) * _norm(inverse)
 
     def log_abs_det(self) -> Tensor:
         """log|det| in nats, the sum of log|s|.
@@ -177,16 +180,20 @@ class Factorized(SquareMatrix):
         """
         return _diagonal(precise(self.factors)).sum()
 
-    def _triangles(self) -> tuple[Tensor, Tensor]:
+    def _triangles(self) -> tuple[Tensor, Tensor]:  # L without its ones, U + diag(s)
         factors = precise(self.factors)
-        s = _diagonal(factors).exp() * precise(self.signs)
-        eye = self._eye()
-        return factors.tril(-1) + eye, factors.triu(1) + s * eye
+        s = _diagonal(factors).exp() * self.signs
+        return factors.tril(-1), torch.addcmul(factors.triu(1), s, _eye(factors))
 
-    def _eye(self) -> Tensor:
-        return torch.eye(len(self.signs), dtype=precise(self.signs).dtype, device=self.signs.device)
+
+def _eye(like: Tensor) -> Tensor:
+    return torch.eye(len(like), dtype=like.dtype, device=like.device)
 
 
 def _diagonal(matrix: Tensor) -> Tensor:
     # `Tensor.diagonal` makes the compiler of PyTorch 2.13 warn.
     return matrix.flatten()[:: len(matrix) + 1]
+
+
+def _norm(matrix: Tensor) -> Tensor:
+    return matrix.detach().abs().sum(dim=0).amax()

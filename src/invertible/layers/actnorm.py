@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch._compile import _disable_dynamo
 
 from invertible._checks import check_channels
 from invertible._receipts import can_look
@@ -52,7 +53,6 @@ class ActNorm(ChannelAffine):
         self.is_initialised = False
         self.register_load_state_dict_post_hook(_mirror)
 
-    @torch.compiler.disable(reason="the first batch sets ActNorm's parameters: run one training batch before compiling")
     @torch.no_grad()
     def initialise(self, x: Tensor) -> None:
         """Set shift and log-scale so that each channel of the image of x has mean 0 and standard deviation 1.
@@ -86,7 +86,7 @@ class ActNorm(ChannelAffine):
 
     def _prepare(self, x: Tensor) -> None:
         if self.training and not self.is_initialised:
-            self.initialise(x)
+            (_initialise_uncompiled if torch.compiler.is_dynamo_compiling() else ActNorm.initialise)(self, x)
 
     def _affine(self, dtype: torch.dtype) -> tuple[Tensor | None, Tensor]:
         return self.shift.to(dtype), self.log_scale.to(dtype).exp()
@@ -101,6 +101,11 @@ class ActNorm(ChannelAffine):
             problem = f"the first batch of an ActNorm({self.n_features}) must be finite"
             got = f"NaN or infinity in {int(bad.sum())} of its channels, the first is channel {first}"
             raise NonFiniteError(problem, expected="only finite values", got=got, hint="find where they come from")
+
+
+@_disable_dynamo  # as torch.compiler.disable, which would make the import of this file take seconds longer
+def _initialise_uncompiled(layer: ActNorm, x: Tensor) -> None:
+    layer.initialise(x)
 
 
 def _mirror(module: nn.Module, keys: object) -> None:

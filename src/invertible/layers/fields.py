@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple
+from itertools import pairwise
+from typing import Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -48,9 +49,9 @@ class _Layer(NamedTuple):
 class MLPField(VectorField):
     """FFJORD's network for vectors: each layer's output is gated and shifted by the time ("concat-squash").
 
-    A layer is (W h + b) * sigmoid(g t + c) + d t, with vectors g, c, d. A context is a vector that adds to the argument of
-    the sigmoid and to the shift, linearly. The exact divergence of two hidden layers costs about as much as the value:
-    tr(W3 S2 W2 S1 W1) = s2^T (W2 * (W1 W3)^T) s1 with the slopes s of the activations.
+    A layer is (W h + b) * sigmoid(g t + c) + d t, with vectors g, c, d. A context is a vector that adds to the argument
+    of the sigmoid and to the shift, linearly. The exact divergence of two hidden layers costs about as much as the
+    value: tr(W3 S2 W2 S1 W1) = s2^T (W2 * (W1 W3)^T) s1 with the slopes s of the activations.
 
     Args:
         n: Numbers of a state.
@@ -81,7 +82,7 @@ class MLPField(VectorField):
         sizes = _sizes(n, hidden, n_context)
         self.n, self.activation, self.takes_context = n, activation, n_context > 0
         self._act, self._sizes = _ACTIVATIONS[activation], sizes[1:]
-        linears = [nn.Linear(a, b) for a, b in zip(sizes, sizes[1:], strict=False)]
+        linears = [nn.Linear(a, b) for a, b in pairwise(sizes)]
         self.weights = nn.ParameterList([linear.weight for linear in linears])
         self.bias = nn.Parameter(torch.cat([linear.bias.detach() for linear in linears]))
         total = len(self.bias)
@@ -230,7 +231,7 @@ class ConvField(VectorField):
         sizes = _sizes(n_channels, hidden, n_context)
         self.n_channels, self.takes_context = n_channels, n_context > 0
         self._act, self._sizes = _ACTIVATIONS[activation], sizes[1:]
-        pairs = list(zip(sizes, sizes[1:], strict=False))
+        pairs = list(pairwise(sizes))
         self.convs = nn.ModuleList(nn.Conv2d(a, b, 3, padding=1) for a, b in pairs)
         self.of_time = nn.ParameterList(_time_kernel(a, b) for a, b in pairs)
         self.of_context = nn.Linear(n_context, sum(sizes[1:]), bias=False) if n_context else None
@@ -281,7 +282,7 @@ class ConvField(VectorField):
 
 
 def _convolve(conv: nn.Module, v: Tensor) -> Tensor:
-    out = functional.conv2d(v.flatten(0, 1), conv.get_parameter("weight"), padding=1)
+    out = functional.conv2d(v.flatten(0, 1), cast(nn.Conv2d, conv).weight, padding=1)
     return out.unflatten(0, v.shape[:2])
 
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from invertible._checks import check_placement, is_batched
 from invertible.bijection import Bijection
 from invertible.errors import ConfigError
-from invertible.layers._ode_dynamics import Dynamics, Rates, rademacher
+from invertible.layers._ode_dynamics import Dynamics, Rates, count_rates, rademacher
 from invertible.layers._ode_gradient import solve_and_replay
 from invertible.layers._ode_report import OdeError, SolveReport
 from invertible.layers._ode_solve import Solution, Solver, solve
@@ -34,14 +34,15 @@ class ContinuousFlow(Bijection):
     Adaptive solves end with an error of about the tolerances, which `measure` tells; a solve that does not get through
     raises. Everything is computed without autocast, and bfloat16 in float32.
 
-    **Log-determinant.** The integral of the divergence of f: exact, or by Hutchinson's estimate e^T J e with random signs
-    e, drawn once per solve from the global random state: unbiased, but random. `trace="auto"` is exact for few numbers
-    per element (8, more where the field has a cheap formula) and Hutchinson above, in training and in eval mode;
-    `flow.trace = "exact"` before an evaluation that shall not be random. `forward` and `inverse` integrate z alone.
+    **Log-determinant.** The integral of the divergence of f: exact, or by Hutchinson's estimate e^T J e with random
+    signs e, drawn once per solve from the global random state: unbiased, but random. `trace="auto"` is exact for few
+    numbers per element (8, more where the field has a cheap formula) and Hutchinson above, in training and in eval
+    mode; `flow.trace = "exact"` before an evaluation that shall not be random. `forward` and `inverse` integrate z
+    alone, over the same steps.
 
     **Regularisation.** With `kinetic` and `jacobian` the gradients are those of logdet - kinetic * integral |f|^2
-    - jacobian * integral |J|_F^2 (sums over an element's numbers, and |J e|^2 as estimate of the squared Frobenius norm),
-    while the value stays the log-determinant's. So minimising the mean negative log-likelihood minimises it plus the
+    - jacobian * integral |J|_F^2 (sums over an element's numbers; |J e|^2 estimates the squared Frobenius norm), while
+    the value stays the log-determinant's. So minimising the mean negative log-likelihood minimises it plus the
     penalties, however the flow is trained. In eval mode nothing is added.
 
     Args:
@@ -144,7 +145,7 @@ class ContinuousFlow(Bijection):
         rates = self._rates(z, self.kinetic > 0 and is_penalised, self.jacobian > 0 and is_penalised)
         out, integrals = self._solve(z, context, span, rates)
         logdet = integrals[:, 0]
-        if rates.n > 1:
+        if count_rates(rates) > 1:
             weights = [w for w in (self.kinetic, self.jacobian) if w > 0]
             penalty = (integrals[:, 1:] * integrals.new_tensor(weights)).sum(dim=1)
             penalty = penalty if span[0] < span[1] else -penalty  # time runs backwards
@@ -153,9 +154,8 @@ class ContinuousFlow(Bijection):
 
     def _rates(self, z: Tensor, has_kinetic: bool, has_jacobian: bool) -> Rates:
         like = z.float() if z.dtype in (torch.bfloat16, torch.float16) else z
-        if self._uses_probe(z):
-            return Rates(rademacher(like), has_kinetic, has_jacobian)
-        return Rates(None, has_kinetic, has_jacobian, rademacher(like) if has_jacobian else None)
+        probe = rademacher(like) if self._uses_probe(z) else None
+        return Rates(probe, has_kinetic, (rademacher(like) if probe is None else probe) if has_jacobian else None)
 
     def _uses_probe(self, z: Tensor) -> bool:
         if self.trace == "auto":
@@ -211,9 +211,11 @@ class ContinuousFlow(Bijection):
         rtol, atol = self.solver.tolerances(solution.z.dtype)
         direction = "forward" if span[0] < span[1] else "inverse"
         found = {}
-        if rates is not None and rates.n > 1 and solution.rates is not None:
+        if rates is not None and count_rates(rates) > 1 and solution.rates is not None:
             means = solution.rates.detach()[:, 1:].mean(dim=0).abs().tolist()
-            names = [name for name, has in (("kinetic", rates.kinetic), ("jacobian", rates.jacobian)) if has]
+            names = [
+                name for name, has in (("kinetic", rates.kinetic), ("jacobian", rates.jacobian is not None)) if has
+            ]
             found = dict(zip(names, means, strict=True))
         return SolveReport(direction, solution.n_evaluations, solution.n_rejected, rtol, atol, **found)
 

@@ -1,8 +1,8 @@
 """Vector fields f(t, x) of ordinary differential equations, and their derivatives forwards, alongside the value.
 
-A solver that needs the divergence asks for `forward_with_jvp` or `forward_with_divergence`. Both carry tangents along with
-the values, so that no gradient is taken inside the field, and a training step costs one backward pass through it and
-never a second derivative.
+A solver that needs the divergence asks for `forward_with_jvp` or `forward_with_divergence`. Both carry tangents along
+with the values, so that no gradient is taken inside the field, and a training step costs one backward pass through it
+and never a second derivative.
 """
 
 from __future__ import annotations
@@ -67,7 +67,8 @@ class VectorField(nn.Module, ABC):
         """
 
         def along(tangent: Tensor) -> tuple[Tensor, Tensor]:
-            return torch.func.jvp(lambda z: self(t, z, context), (x,), (tangent,))
+            f, jv, *_ = torch.func.jvp(lambda z: self(t, z, context), (x,), (tangent,))
+            return f, jv
 
         if len(v) == 1:
             f, jv = along(v[0])
