@@ -52,7 +52,7 @@ def test_full_graph(name: str, method: str) -> None:
 
 
 def is_full_graph(case: Case, method: str) -> bool:
-    return case.onto or method.startswith("forward")
+    return case.traceable and (case.onto or method.startswith("forward"))
 
 
 @pytest.mark.compile_all

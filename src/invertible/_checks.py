@@ -7,7 +7,15 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from invertible.errors import ConfigError, ContextError, DtypeError, InvertibleError, NonFiniteError, RangeError, ShapeError
+from invertible.errors import (
+    ConfigError,
+    ContextError,
+    DtypeError,
+    InvertibleError,
+    NonFiniteError,
+    RangeError,
+    ShapeError,
+)
 
 
 def describe(x: object) -> str:
@@ -181,6 +189,8 @@ def is_batched(x: Tensor) -> bool:
     Returns:
         True inside `torch.func.vmap`.
     """
+    while torch._C._functorch.is_gradtrackingtensor(x):
+        x = torch._C._functorch.get_unwrapped(x)
     return torch._C._functorch.is_batchedtensor(x)
 
 

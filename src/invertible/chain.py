@@ -20,7 +20,7 @@ from invertible.bijection import Bijection, Inverse, Method, zero_logdet
 from invertible.errors import ConfigError, ContextError, DtypeError
 from invertible.lattice import Lattice, session
 from invertible.reversible import Memory, Saver, can_save, hand_on
-from invertible.streams import Split, State, check_logdet
+from invertible.streams import Split, State, check_logdet, first_stream
 
 
 def _call(method: Callable[..., State], state: State, target: Split | None, context: Any) -> State:
@@ -195,7 +195,7 @@ class Chain(Bijection):
         if bijections:
             self.split_in, self.split_out = bijections[0].split_in, bijections[-1].split_out
         self.memory, self.check_every = memory, check_every
-        self._n_saved = 0
+        self._n_saved, self._has_begun = 0, False
         self._receipts = Receipts()
         if exact is not False:
             _put_on_lattice(
@@ -264,10 +264,11 @@ class Chain(Bijection):
 
     def _initialise(self, loop: Callable[[State, Any], Any], state: State, context: Any) -> None:
         # Members that set their parameters from the first batch do so before anything is saved for a gradient.
-        if all(part.is_initialised for part in self.modules() if isinstance(part, Bijection)):
+        if self._has_begun or all(part.is_initialised for part in self.modules() if isinstance(part, Bijection)):
             return
         with torch.no_grad():
             loop(state, context)
+        self._has_begun = first_stream(state).numel() > 0  # what is inverted never will be initialised
 
     def _step(self, member: Bijection, method: Method, state: State, context: Any) -> Any:
         if self.memory != "store" and torch.compiler.is_compiling() and not torch.compiler.is_exporting():

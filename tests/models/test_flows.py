@@ -129,7 +129,7 @@ def test_digits_models_take_pixels_and_train(make: Callable[..., Flow], levels: 
     assert all(bool(p.grad.isfinite().all()) for p in flow.parameters() if p.grad is not None)
     samples = flow.eval().sample(2)
     assert torch.equal(samples, samples.round())
-    assert 0 <= samples.min()
+    assert samples.min() >= 0
     assert samples.max() <= levels - 1
     assert flow.bits_per_dim(pixels).shape == (8,)
 
@@ -185,7 +185,7 @@ def test_spline_flow_has_the_size_that_its_networks_give() -> None:
     n = 8 * 3 - 1
     couplings = [(32, 32 * n)] * 6
     networks = sum(linear(a, 128) + linear(128, 128) + linear(128, b) for a, b in couplings)
-    assert count(spline_flow_digits()) == networks + 6 * (2 * 64 + 64 * 64)
+    assert count(spline_flow_digits()) == networks
 
 
 def test_masks_are_checkerboards() -> None:

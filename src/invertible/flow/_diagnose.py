@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, NoReturn, cast
 
 import torch
 from torch import Tensor
 
-from invertible._checks import is_batched
+from invertible._receipts import can_look
 from invertible.bijection import Bijection, Inverse
 from invertible.chain import Chain, context_of
 from invertible.errors import NonFiniteError
@@ -15,7 +16,7 @@ from invertible.streams import State, convert, first_stream
 
 
 def is_finite(x: Tensor) -> bool:
-    """Tell whether all values are finite; True where that cannot be known (compile, meta tensors, vmap).
+    """Tell whether all values are finite; True where that cannot be known (compile, meta tensors, torch.func).
 
     Args:
         x: Any tensor.
@@ -23,9 +24,10 @@ def is_finite(x: Tensor) -> bool:
     Returns:
         False if one is NaN or infinite.
     """
-    if torch.compiler.is_compiling() or x.is_meta or is_batched(x):
+    if not can_look(x):
         return True
-    return bool(torch.isfinite(x.detach()).all())
+    x = x.detach()
+    return math.isfinite(x.sum().item()) or bool(torch.isfinite(x).all())  # a finite sum has finite summands only
 
 
 def explain_log_prob(bijection: Bijection, x: Tensor, context: Any, log_prob: Tensor) -> NoReturn:
@@ -47,8 +49,8 @@ def explain_log_prob(bijection: Bijection, x: Tensor, context: Any, log_prob: Te
     where = f"the first layer to give one is {name}" if name else "every layer is finite: the base's log-density is not"
     got = f"{log_prob[row].item()} for row {row} ({int(bad.sum())} of {len(bad)} rows); {where}"
     largest = x[row].detach().abs().max().item() if x[row].numel() else 0.0
-    hint = f"row {row} has a value as large as {largest:.3g}: standardise the data (layers.Standardize.fit, SoftTails)," \
-        " bound the scales, or a smaller learning rate"  # fmt: skip
+    hint = f"row {row} has a value as large as {largest:.3g}: standardise the data (layers.Standardize.fit, SoftTails),"
+    hint += " bound the scales, or a smaller learning rate" if name else " or a base that is positive everywhere"
     raise NonFiniteError("the log-density is not finite", expected="finite nats", got=got, hint=hint)
 
 
@@ -84,12 +86,12 @@ def _check_columns(x: Tensor, name: str) -> None:
 @torch.no_grad()
 def _first_bad(bijection: Bijection, x: State, context: Any, path: str) -> str | None:
     state, split = x, bijection.split_in
-    inverted, chain = _chain_in(bijection)
-    if chain is None:
+    inverted, leaf = _unturned(bijection)
+    if not isinstance(leaf, Chain):
         out, logdet = bijection.forward_with_logdet(state, context if bijection.takes_context else None)
         fine = all(bool(torch.isfinite(t).all()) for t in (*_streams(out), logdet))
-        return None if fine else f"{path.rstrip('.') or 'the bijection'} ({type(bijection).__name__})"
-    members = list(enumerate(chain))
+        return None if fine else f"{path.rstrip('.') or 'the bijection'} ({type(leaf).__name__})"
+    members = list(enumerate(leaf))
     for i, member in reversed(members) if inverted else members:
         own = context_of(context, member, i, len(members))
         turned = Inverse(member) if inverted else member
@@ -101,11 +103,11 @@ def _first_bad(bijection: Bijection, x: State, context: Any, path: str) -> str |
     return None
 
 
-def _chain_in(bijection: Bijection) -> tuple[bool, Chain | None]:
+def _unturned(bijection: Bijection) -> tuple[bool, Bijection]:
     inverted = False
     while isinstance(bijection, Inverse):
         inverted, bijection = not inverted, bijection.bijection
-    return inverted, bijection if isinstance(bijection, Chain) else None
+    return inverted, bijection
 
 
 def _parted(state: State, split: Any) -> State:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -28,8 +29,7 @@ def rows_within(max_bytes: int, flow: Flow, total: int, context: Tensor | None) 
     Returns:
         How many to draw at a time, at least 1.
     """
-    here = flow.base.here
-    one = here.element_size() * sum(t.numel() for t in flow.base.here.new_empty(flow.base.event_shape)[None])
+    one = flow.base.here.element_size() * math.prod(flow.base.event_shape)
     if total * one * GENEROUS <= max_bytes / 64 or total <= N_PROBED:
         return max(total, 1)
     return max(1, min(total, max_bytes // max(_largest(flow, context) // N_PROBED, one * 4)))

@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor, nn
+import torch
+from torch import Tensor
 
 from invertible._files import read_json, read_tensors, write_json, write_tensors
 from invertible.errors import CheckpointError
@@ -47,14 +48,14 @@ def load(cls: type[Any], path: Path) -> Any:
 
     weights, description = _paths(path)
     tensors, about = _read(weights)
-    if description.is_file() and read_json(description) != about:
+    if description.is_file() and json.dumps(read_json(description)) != json.dumps(about):
         hint = f"the {description.name} that was saved with it, or none: the weights' header says the same"
         raise CheckpointError(f"{description} does not belong to {weights.name}", hint=hint)
     config = about["config"]
     if config is None:
         hint = f"make the flow as before, then flow.load_weights('{path}')"
         raise CheckpointError(f"{weights} holds a flow made by hand", expected="one of invertible.models", hint=hint)
-    flow = build(config["name"], **config["arguments"])
+    flow: Any = build(config["name"], **config["arguments"])
     if not isinstance(flow, cls):
         raise CheckpointError(f"{weights} holds no flow", expected=cls.__name__, got=config["name"])
     _fill(flow, tensors, about, weights)
@@ -100,6 +101,7 @@ def _read(weights: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     tensors, header = read_tensors(weights)
     try:
         about = json.loads(header["flow"])
+        _ = about["config"], about["dtype"]
         if about["format"] != FORMAT:
             got = f"format {about['format']}"
             raise CheckpointError(f"{weights} has another format", expected=f"format {FORMAT}", got=got)
@@ -118,8 +120,10 @@ def _fill(flow: Flow, tensors: dict[str, Tensor], about: dict[str, Any], weights
     if wrong:
         got = f"{len(wrong)} that differ, e.g. {min(wrong)!r}"
         raise CheckpointError(f"{weights} does not fit this flow", expected=f"its {len(own)} tensors", got=got)
-    dtypes = {t.dtype for t in tensors.values() if t.is_floating_point()}
-    nn.Module.to(flow, next(iter(dtypes))) if len(dtypes) == 1 else None
+    flow.to(getattr(torch, about["dtype"]))
+    for key, tensor in (*flow.named_parameters(), *flow.named_buffers()):
+        if key in tensors:  # a fixed base may be more precise than the rest
+            tensor.data = tensor.data.to(tensors[key].dtype)
     flow.load_state_dict(tensors)
     flow.fitted = None if about.get("fit") is None else FitReport.from_dict(about["fit"])
     flow.eval()

@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from invertible._checks import check_labels
 from invertible.errors import ConfigError
+from invertible.layers._sums import sum_events
 
 LOG_2PI = math.log(2 * math.pi)
 
@@ -77,20 +78,6 @@ class Base(nn.Module, ABC):
         return f"{self.event_shape}"
 
 
-def sum_events(x: Tensor) -> Tensor:
-    """Add up all but the first dimension, in float32 at least.
-
-    Args:
-        x: Shape (batch, ...).
-
-    Returns:
-        Shape (batch,).
-    """
-    if x.ndim == 2 and x.dtype in (torch.float32, torch.float64):
-        return x.sum(1)
-    return x.flatten(1).sum(1, dtype=torch.promote_types(x.dtype, torch.float32))
-
-
 def _normal_log_density(noise: Tensor) -> Tensor:
     n = math.prod(noise.shape[1:])
     return -0.5 * sum_events(noise * noise) - 0.5 * n * LOG_2PI
@@ -130,7 +117,7 @@ class StandardNormal(Base):
         Returns:
             Shape (n, *event_shape).
         """
-        return _normal(self, n) * temperature
+        return _normal(self, n, temperature)
 
 
 class StandardLogistic(Base):
@@ -214,7 +201,7 @@ class DiagonalNormal(Base):
         Returns:
             Shape (n, *event_shape).
         """
-        return self.mean + _normal(self, n) * temperature * self.log_std.exp()
+        return self.mean + _normal(self, n, temperature) * self.log_std.exp()
 
 
 class ConditionalNormal(Base):
@@ -262,7 +249,7 @@ class ConditionalNormal(Base):
             Shape (n, *event_shape).
         """
         mean, log_std = self._moments(context)
-        return mean + _normal(self, n) * temperature * log_std.exp()
+        return mean + _normal(self, n, temperature) * log_std.exp()
 
     def _moments(self, context: Any) -> tuple[Tensor, Tensor]:
         mean, log_std = self.network(context).to(self.here.dtype).chunk(2, dim=1)
@@ -306,8 +293,9 @@ class NormalMixture(Base):
             Nats, shape (batch,).
         """
         noise = (z[:, None] - self.means) * (-self.log_stds).exp()
-        squares = (noise * noise).flatten(2).sum(2) + math.prod(self.event_shape) * LOG_2PI
-        each = -0.5 * squares - self.log_stds.flatten(1).sum(1)
+        n_each = math.prod(self.event_shape)
+        squares = (noise * noise).reshape(*noise.shape[:2], n_each).sum(2) + n_each * LOG_2PI
+        each = -0.5 * squares - sum_events(self.log_stds)
         return torch.logsumexp(each + self.logits.log_softmax(0), dim=1)
 
     def sample(self, n: int, context: Any = None, temperature: float = 1.0) -> Tensor:
@@ -322,11 +310,13 @@ class NormalMixture(Base):
             Shape (n, *event_shape).
         """
         which = torch.multinomial(self.logits.float().softmax(0), n, replacement=True) if n else self.logits[:0].long()
-        return self.means[which] + _normal(self, n) * temperature * self.log_stds[which].exp()
+        return self.means[which] + _normal(self, n, temperature) * self.log_stds[which].exp()
 
 
-def _normal(base: Base, n: int) -> Tensor:
-    return torch.randn((n, *base.event_shape), dtype=base.here.dtype, device=base.here.device)
+def _normal(base: Base, n: int, temperature: float) -> Tensor:
+    here = base.here
+    noise = torch.randn((n, *base.event_shape), dtype=here.dtype, device=here.device)
+    return noise if temperature == 1 else noise * temperature
 
 
 class ClassNormal(Base):
@@ -379,4 +369,4 @@ class ClassNormal(Base):
             Shape (n, *event_shape).
         """
         check_labels(context, len(self.means), "ClassNormal")
-        return self.means[context] + _normal(self, n) * temperature * self.log_stds[context].exp()
+        return self.means[context] + _normal(self, n, temperature) * self.log_stds[context].exp()

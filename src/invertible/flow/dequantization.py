@@ -1,7 +1,7 @@
 """From whole numbers (pixels) to real ones, so that a density's value is a bound on a probability.
 
-log P(x) >= E_u [log p(x + u) - log q(u | x)] with noise u in [0, 1): uniform noise has q = 1; learned noise (variational
-dequantisation) makes the bound tighter. Values leave divided by the number of levels, in [0, 1).
+log P(x) >= E_u [log p(x + u) - log q(u | x)] with noise u in [0, 1): uniform noise has q = 1; learned noise
+(variational dequantisation) makes the bound tighter. Values leave divided by the number of levels, in [0, 1).
 
 Source: Theis et al. 2016, section 3.1; Ho et al. 2019 (Flow++), section 3.1.
 """
@@ -16,10 +16,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from invertible._checks import describe, is_batched
+from invertible._checks import describe
+from invertible._receipts import can_look
 from invertible.bijection import Bijection
 from invertible.errors import ConfigError, RangeError
-from invertible.flow.base import sum_events
+from invertible.layers._sums import sum_events
 
 
 class Dequantization(nn.Module, ABC):
@@ -54,8 +55,8 @@ class Dequantization(nn.Module, ABC):
         """
         check_levels(x, self.n_levels)
         u, log_q = self._noise(x, context)
-        largest = 1 - torch.finfo(x.dtype).eps / 2  # rounding must not make it 1, a level that does not exist
-        y = ((x + u) / self.n_levels).clamp(0, largest)
+        margin = min(2 * self.n_levels * torch.finfo(x.dtype).eps, 0.25)  # rounding must not make it another level
+        y = (x + u.clamp(margin, 1 - margin)) / self.n_levels
         volume = -math.log(self.n_levels) * math.prod(x.shape[1:])
         logdet = torch.full(x.shape[:1], volume, dtype=torch.promote_types(x.dtype, torch.float32), device=x.device)
         return y, logdet if log_q is None else logdet - log_q
@@ -81,7 +82,7 @@ class Dequantization(nn.Module, ABC):
 
 
 def check_levels(x: Tensor, n_levels: int) -> None:
-    """Refuse what is no whole number in range. Nothing is checked where values are unknown (compile, vmap).
+    """Refuse what is no whole number in range. Nothing is checked where values are unknown (compile, torch.func).
 
     Args:
         x: The values.
@@ -90,7 +91,7 @@ def check_levels(x: Tensor, n_levels: int) -> None:
     Raises:
         RangeError: If a value is fractional, negative or too large; NaN is neither in range.
     """
-    if torch.compiler.is_compiling() or x.is_meta or is_batched(x):
+    if not can_look(x):
         return
     bad = ~((x >= 0) & (x < n_levels) & (x == x.floor()))
     if not bool(bad.any()):

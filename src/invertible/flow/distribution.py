@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, constraints
 
+from invertible.flow._inputs import as_context
+
 if TYPE_CHECKING:
     from invertible.flow.flow import Flow
 
@@ -30,11 +32,11 @@ class FlowDistribution(Distribution):
         torch.Size([3, 2])
     """
 
-    arg_constraints: dict[str, constraints.Constraint] = {}  # noqa: RUF012
+    arg_constraints = {}  # noqa: RUF012  # pyright: ignore
 
     def __init__(self, flow: Flow, context: Any = None, validate_args: bool | None = None) -> None:
         self.flow = flow
-        self.context = None if context is None else flow._tensor(context)
+        self.context = as_context(context, flow.base.here.device)
         _, _, batch = flow._contexts(self.context)
         super().__init__(torch.Size(batch), torch.Size(flow.event_shape), validate_args)
 
@@ -63,7 +65,8 @@ class FlowDistribution(Distribution):
         """
         if self._validate_args:
             self._validate_sample(value)
-        return self.flow.log_prob(value, self.context)
+        nats = self.flow.log_prob(value, self.context)
+        return nats.expand(torch.broadcast_shapes(nats.shape, self.batch_shape)) if self.batch_shape else nats
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
         """Draw without gradients.

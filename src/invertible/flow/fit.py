@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import copy
 import math
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -13,16 +11,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from invertible._checks import describe
-from invertible._console import progress
-from invertible.errors import ConfigError, NonFiniteError, ShapeError
+from invertible._checks import check_event_shape, describe
+from invertible.errors import ConfigError, NonFiniteError, RangeError, ShapeError
+from invertible.flow._inputs import as_context, as_tensor
+from invertible.flow._training import Training
 
 if TYPE_CHECKING:
     from invertible.flow.flow import Flow
-
-EVALUATION_ROWS = 4096
-N_DECAYS = 2
-DECAY = 0.25
 
 
 @dataclass(frozen=True)
@@ -76,7 +71,7 @@ class FitReport:
         n_steps: Steps taken.
         best_step: The step whose weights were kept.
         validation_nats: Mean log-density of the held-out rows with these.
-        standard_error: Of that mean.
+        standard_error: Of that mean; NaN if one row was held out.
         seconds: It took.
         stopped: Why: "no improvement", "max_steps" or "max_seconds".
         steps: At which steps it was evaluated.
@@ -102,7 +97,8 @@ class FitReport:
         Returns:
             One entry per field.
         """
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+        plain = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+        return plain | {"standard_error": None if math.isnan(self.standard_error) else self.standard_error}
 
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> FitReport:
@@ -114,7 +110,10 @@ class FitReport:
         Returns:
             An equal report.
         """
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in content.items()})
+        known: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in content.items()}
+        if known["standard_error"] is None:
+            known["standard_error"] = math.nan
+        return cls(**known)
 
     def plot(self, ax: Any = None) -> Any:
         """Draw the training curves.
@@ -183,140 +182,101 @@ class _Fitter:
 
 @contextmanager
 def _own_randomness(seed: int, device: torch.device) -> Iterator[None]:
+    # Not torch.manual_seed, which seeds every GPU.
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
+        if device.type == "cuda":
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
         yield
 
 
 def _fit(flow: Flow | None, x: Any, context: Any, options: FitOptions) -> Flow:
     x = _as_data(x, flow)
-    context = None if context is None else torch.as_tensor(context, device=x.device)
-    if context is not None and context.is_floating_point():
-        context = context.to(x.dtype if x.is_floating_point() else torch.float32)
-    if context is not None and len(context) != len(x):
-        raise ShapeError("fit: one context per row", expected=f"{len(x)} contexts", got=describe(context))
+    context = _as_contexts(context, x, flow)
     n_held = max(1, round(len(x) * options.validation))
     if len(x) - n_held < 1:
-        raise ShapeError("fit: too few rows", expected="at least 2", got=describe(x))
+        raise ShapeError("fit: too few rows", expected="at least 2, of which some are held out", got=describe(x))
     with _own_randomness(options.seed, x.device):
         order = torch.randperm(len(x), device=x.device)
+        rows = order[n_held:], order[:n_held]
         if flow is None:
-            flow = _default_flow(x[order[n_held:]], context).to(x.device)
-        _train(flow, x, context, (order[n_held:], order[:n_held]), options)
+            flow = _default_flow(x, context).to(x.device)  # an outlier counts wherever it fell
+        training = Training(flow, x, context, rows, options)
+        training.run()
+    flow.fitted = _report(training)
     return flow
 
 
+def _report(training: Training) -> FitReport:
+    best, history = training.best, zip(*training.history, strict=True)
+    return FitReport(
+        len(training.train), len(training.held), training.step, best.step, best.nats, best.error, training.seconds,
+        training.stopped, *history,
+    )  # fmt: skip
+
+
 def _as_data(x: Any, flow: Flow | None) -> Tensor:
-    x = torch.as_tensor(x)
+    x = as_tensor(x, torch.device("cpu") if flow is None else flow.base.here.device)
     if flow is not None:
-        x = x.to(flow.base.here.device)
-        return x if flow.dequantization is not None else x.to(flow.base.here.dtype)
+        if x.ndim < 1 or tuple(x.shape[1:]) != flow.event_shape:
+            check_event_shape(x, flow.event_shape, "fit")
+        _check_finite(x, "data")
+        return x if flow.dequantization is not None else x.to(flow.base.here)
     if x.ndim == 1:
         x = x[:, None]
-    if x.ndim != 2:
+    if x.ndim != 2 or not x.shape[1]:
         hint = "for images a flow of your own: models.glow(in_shape=...).fit(x)"
         raise ShapeError("Flow.fit takes a table", expected="shape (n, n_columns)", got=describe(x), hint=hint)
-    _check_finite_rows(x)
-    return x.to(torch.get_default_dtype())
+    _check_finite(x, "data")
+    return _rounded(x, torch.get_default_dtype())
 
 
-def _check_finite_rows(x: Tensor) -> None:
+def _rounded(x: Tensor, dtype: torch.dtype) -> Tensor:
+    # A time stamp's seconds, for example, are lost in float32.
+    rounded = x.to(dtype)
+    if len(x) < 2 or x.dtype == dtype:
+        return rounded
+    precise = x.double()
+    lost = ((rounded.double() - precise).abs().amax(0) > 0.01 * precise.std(0)) & (precise != precise[0]).any(0)
+    if not bool(lost.any()):
+        return rounded
+    column = int(lost.nonzero()[0])
+    got = (
+        f"column {column}, around {precise[0, column].item():.6g} with deviation {precise[:, column].std().item():.3g}"
+    )
+    hint = "x - x.mean(0), or torch.set_default_dtype(torch.float64)"
+    raise RangeError(f"fit: {str(dtype).removeprefix('torch.')} cannot tell a column's values apart",
+                     expected="deviations that are not lost beside the mean", got=got, hint=hint)  # fmt: skip
+
+
+def _as_contexts(context: Any, x: Tensor, flow: Flow | None) -> Tensor | None:
+    context = as_context(context, x.device)
+    if context is None:
+        return None
+    if context.ndim < 1 or len(context) != len(x):
+        raise ShapeError("fit: one context per row", expected=f"{len(x)} contexts", got=describe(context))
+    if flow is None and context.ndim != (2 if context.is_floating_point() else 1):
+        expected, hint = "labels, shape (n,), or vectors, shape (n, n_context)", "context[:, None], or context.long()"
+        raise ShapeError("fit: contexts have the wrong shape", expected=expected, got=describe(context), hint=hint)
+    _check_finite(context, "context")
+    dtype = x.dtype if x.is_floating_point() else torch.get_default_dtype()
+    return context.to(x.device, dtype if context.is_floating_point() else None)
+
+
+def _check_finite(x: Tensor, name: str) -> None:
     bad = ~torch.isfinite(x)
-    if bool(bad.any()):
-        row, column = (int(i) for i in bad.nonzero()[0])
-        got = f"{x[row, column].item()} in column {column}, row {row} ({int(bad.sum())} such values)"
-        hint = "drop these rows or fill them in"
-        raise NonFiniteError("fit: the data must be finite", expected="only finite values", got=got, hint=hint)
+    if not bool(bad.any()):
+        return
+    row, *rest = (int(i) for i in bad.nonzero()[0])
+    place = f"column {rest[0]}" if len(rest) == 1 else f"element {tuple(rest)}"
+    n_rows = int(bad.flatten(1).any(1).sum())
+    got = f"{x[row, *rest].item()} in {place}, row {row} ({n_rows} such rows)"
+    hint = "drop these rows or fill them in"
+    raise NonFiniteError(f"fit: the {name} must be finite", expected="only finite values", got=got, hint=hint)
 
 
 def _default_flow(x: Tensor, context: Tensor | None) -> Flow:
     from invertible.models.spline_flow import fitted_to
 
     return fitted_to(x, context)
-
-
-class _Best:
-    """The weights that suited the held-out rows best."""
-
-    def __init__(self, flow: Flow) -> None:
-        self.flow, self.nats, self.error, self.step = flow, -math.inf, math.nan, 0
-        self.weights = copy.deepcopy(flow.state_dict())
-
-    def offer(self, step: int, nats: float, error: float) -> bool:
-        if not nats > self.nats:
-            return False
-        self.step, self.nats, self.error = step, nats, error
-        self.weights = copy.deepcopy(self.flow.state_dict())
-        return True
-
-    def restore(self) -> None:
-        self.flow.load_state_dict(self.weights)
-
-
-def _train(flow: Flow, x: Tensor, context: Tensor | None, rows: tuple[Tensor, Tensor], options: FitOptions) -> None:
-    train, held = rows
-    optimizer = torch.optim.Adam([p for p in flow.parameters() if p.requires_grad], lr=options.lr)
-    every = max(1, min(500, math.ceil(len(train) / options.batch_size)))
-    every = max(every, 50) if len(train) < 50 * options.batch_size else every
-    history: list[tuple[int, float, float]] = []
-    best, began, step, waited, decays = _Best(flow), time.monotonic(), 0, 0, 0
-    stopped, total, batches = "max_steps", torch.zeros((), device=x.device), _batches(train, options.batch_size)
-    with progress() as display:
-        task = display.add_task("fitting", total=options.max_steps, visible=not options.quiet)
-        try:
-            while step < options.max_steps:
-                flow.train()
-                total += _step(flow, optimizer, x, context, next(batches))
-                step += 1
-                late = options.max_seconds is not None and time.monotonic() - began > options.max_seconds
-                if step % every and step < options.max_steps and not late:
-                    continue
-                nats, error = _evaluate(flow, x, context, held)
-                since = step - (history[-1][0] if history else 0)
-                history.append((step, -total.item() / since, nats))
-                total.zero_()
-                waited = 0 if best.offer(step, nats, error) else waited + 1
-                display.update(task, completed=step, description=f"fitting: {best.nats:.3f} nats held out")
-                if late:
-                    stopped = "max_seconds"
-                    break
-                if waited >= options.patience:
-                    if decays == N_DECAYS:
-                        stopped = "no improvement"
-                        break
-                    decays, waited = decays + 1, 0
-                    best.restore()
-                    for group in optimizer.param_groups:
-                        group["lr"] *= DECAY
-        finally:
-            best.restore()
-            flow.eval()
-    flow.fitted = FitReport(len(train), len(held), step, best.step, best.nats, best.error,
-                            time.monotonic() - began, stopped, *zip(*history, strict=True))  # fmt: skip
-
-
-def _batches(rows: Tensor, size: int) -> Iterator[Tensor]:
-    while True:
-        order = rows[torch.randperm(len(rows), device=rows.device)]
-        last = len(order) - len(order) % size if len(order) >= size else len(order)
-        yield from order[:last].split(size)
-
-
-def _step(
-    flow: Flow, optimizer: torch.optim.Optimizer, x: Tensor, context: Tensor | None, rows: Tensor
-) -> Tensor:  # nats, without graph
-    loss = flow(x[rows], None if context is None else context[rows])
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    torch.nn.utils.clip_grad_norm_(flow.parameters(), 5.0)
-    optimizer.step()
-    return loss.detach()
-
-
-@torch.no_grad()
-def _evaluate(flow: Flow, x: Tensor, context: Tensor | None, rows: Tensor) -> tuple[float, float]:
-    flow.eval()
-    parts = rows.split(EVALUATION_ROWS)
-    nats = torch.cat([flow.log_prob(x[part], None if context is None else context[part]) for part in parts]).double()
-    error = nats.std().item() / math.sqrt(len(nats)) if len(nats) > 1 else math.nan
-    return nats.mean().item(), error

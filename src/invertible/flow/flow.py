@@ -19,6 +19,7 @@ from invertible.bijection import Bijection
 from invertible.errors import ConfigError, ContextError, DtypeError, ShapeError
 from invertible.flow import _store
 from invertible.flow._diagnose import explain_log_prob, explain_sample, is_finite
+from invertible.flow._inputs import Method, as_context, as_tensor, call_in, expanded, rows_of
 from invertible.flow._memory import rows_within
 from invertible.flow.base import Base
 from invertible.flow.dequantization import Dequantization
@@ -39,17 +40,19 @@ class Flow(nn.Module):
     `forward` is the mean negative log-likelihood, so that DDP and compiled training work as usual.
 
     Args:
-        bijection: From data to latents. `Chain(..., memory="reconstruct")` trains in memory that does not grow with depth.
+        bijection: From data to latents. `Chain(..., memory="reconstruct")` trains in memory that does not grow with
+            depth.
         base: Of the latents: a `Base`, the shape of a standard normal one, or a `torch.distributions.Distribution`.
         event_shape: Of one data point; None: as the base's.
-        embed: What the bijection gets of a context, e.g. `nn.Embedding`; the base gets the context itself. None: the same.
+        embed: What the bijection gets of a context, e.g. `nn.Embedding`; the base gets the context itself. None: the
+            same.
         context_shape: Of one context; None: () for whole numbers (labels), else vectors along the last dimension.
         dequantization: For data of whole numbers (pixels 0 to 255): noise that makes them real. Densities become random
             lower bounds of log-probabilities, and samples are whole numbers again.
 
     Attributes:
-        config: Name and arguments of the model in `invertible.models`, which `save` writes down; None for a flow made by
-            hand.
+        config: Name and arguments of the model in `invertible.models`, which `save` writes down; None for a flow made
+            by hand.
         fitted: How `fit` went; None before.
 
     Raises:
@@ -183,8 +186,14 @@ class Flow(nn.Module):
             raise ConfigError("max_bytes is out of range", expected="at least 1", got=max_bytes)
         shape, total, raw, own = self._plan(n, context, temperature)
         rows = rows_within(max_bytes, self, total, own)
-        chunks = [self._draw(min(rows, total - start), start, raw, own, temperature) for start in range(0, total, rows)]
-        x = torch.cat(chunks) if len(chunks) != 1 else chunks[0]
+        # Drawn at once, so that the size of the chunks does not change them; but a base's network is held to it.
+        draws = self.base.sample(total, None, temperature) if not self.base.takes_context else None
+        chunks = []
+        for start in range(0, max(total, 1), rows):
+            n = min(rows, total - start)
+            z = self.base.sample(n, rows_of(raw, start, n), temperature) if draws is None else draws[start : start + n]
+            chunks.append(self._decoded(z, rows_of(own, start, n)))
+        x = torch.cat(chunks) if len(chunks) > 1 else chunks[0]
         return (self.dequantization.quantise(x) if self.dequantization else x).reshape(*shape, *self.event_shape)
 
     def rsample(self, n: Shape = (), context: Any = None, temperature: float = 1.0) -> Tensor:
@@ -221,12 +230,12 @@ class Flow(nn.Module):
             hint = "sample() draws without gradients"
             raise ConfigError("these samples have no gradient", expected="a base with rsample", got=got, hint=hint)
         shape, total, raw, own = self._plan(n, context, temperature)
-        z = self.base.sample(total, _rows(raw, 0, total), temperature)
-        own = _rows(own, 0, total)
+        z = self.base.sample(total, rows_of(raw, 0, total), temperature)
+        own = rows_of(own, 0, total)
         x, logdet = self.bijection.inverse_with_logdet(z, own)
         if not is_finite(x):
             explain_sample(self.bijection, z, own, x)
-        log_prob = self.base.log_prob(z, _rows(raw, 0, total)) - logdet
+        log_prob = self.base.log_prob(z, rows_of(raw, 0, total)) - logdet
         return x.reshape(*shape, *self.event_shape), log_prob.reshape(shape)
 
     def distribution(self, context: Any = None) -> FlowDistribution:
@@ -272,25 +281,17 @@ class Flow(nn.Module):
         _store.load_weights(self, Path(path))
         return self
 
-    def _precisely(self, method: Any, x: Any, context: Any) -> Tensor:
-        x, context = self._tensor(x), None if context is None else self._tensor(context)
-        own = self.base.here.dtype
+    def _precisely(self, method: Method, x: Any, context: Any) -> Tensor:
+        here = self.base.here
+        own, x, context = here.dtype, as_tensor(x, here.device), as_context(context, here.device)
         if not x.is_floating_point():
             if self.dequantization is None and method != self._decode:
                 check_floating(x, "Flow")
             x = x.to(own)
-        if x.dtype == own or torch.is_autocast_enabled(x.device.type):
+        if x.dtype == own:
             return method(x, context)
         finer = torch.promote_types(x.dtype, own)
-        if finer == own:
-            return method(x.to(own), context)
-        wrapped = _Method(method)
-        tensors = dict(self.named_parameters(remove_duplicate=False)) | dict(self.named_buffers(remove_duplicate=False))
-        finest = {f"flow.{k}": v.to(finer) if v.is_floating_point() else v for k, v in tensors.items()}
-        return torch.func.functional_call(wrapped, finest, (x, context))
-
-    def _tensor(self, x: Any) -> Tensor:
-        return x if isinstance(x, Tensor) else torch.as_tensor(x, device=self.base.here.device)
+        return method(x.to(own), context) if finer == own else call_in(finer, self, method, x, context)
 
     def _log_prob(self, x: Tensor, context: Tensor | None) -> Tensor:
         flat, lead, raw, own = self._flat(x, self.event_shape, context)
@@ -298,6 +299,7 @@ class Flow(nn.Module):
         if self.dequantization is not None:
             flat, extra = self.dequantization(flat, own)
         z, logdet = self.bijection.forward_with_logdet(flat, own)
+        self._check_latents(z)
         log_prob = self.base.log_prob(z, raw) + logdet
         if not is_finite(log_prob):
             explain_log_prob(self.bijection, flat, own, log_prob)
@@ -307,12 +309,19 @@ class Flow(nn.Module):
     def _encode(self, x: Tensor, context: Tensor | None) -> Tensor:
         flat, lead, _, own = self._flat(x, self.event_shape, context)
         flat = flat if self.dequantization is None else self.dequantization(flat, own)[0]
-        return self.bijection(flat, own).reshape(*lead, *self.base.event_shape)
+        z = self.bijection(flat, own)
+        self._check_latents(z)
+        return z.reshape(*lead, *self.base.event_shape)
 
     def _decode(self, z: Tensor, context: Tensor | None) -> Tensor:
         flat, lead, _, own = self._flat(z, self.base.event_shape, context)
         x = self.bijection.inverse(flat, own)
         return (x if self.dequantization is None else self.dequantization.quantise(x)).reshape(*lead, *self.event_shape)
+
+    def _check_latents(self, z: Tensor) -> None:
+        if z.shape[1:] != self.base.event_shape:
+            expected, hint = f"shape (batch, *{self.base.event_shape})", "a base of the latents' shape, event_shape=..."
+            raise ShapeError("latents do not have the base's shape", expected=expected, got=describe(z), hint=hint)
 
     def _flat(
         self, x: Tensor, shape: tuple[int, ...], context: Tensor | None
@@ -331,7 +340,7 @@ class Flow(nn.Module):
             got = f"{lead} and {contexts}"
             raise ShapeError("data and context do not broadcast", expected="alike leading shapes", got=got) from error
         flat = x.expand(*lead, *shape).reshape(-1, *shape)
-        return flat, lead, *(_expanded(t, contexts, lead) for t in (raw, own))
+        return flat, lead, expanded(raw, contexts, lead), expanded(own, contexts, lead)
 
     def _contexts(
         self, context: Tensor | None, dtype: torch.dtype | None = None
@@ -366,39 +375,12 @@ class Flow(nn.Module):
         lead = (n,) if isinstance(n, int) else tuple(n)
         if min(lead, default=0) < 0:
             raise ConfigError("a bad number of samples", expected="0 or more", got=n)
-        raw, own, contexts = self._contexts(None if context is None else self._tensor(context))
+        raw, own, contexts = self._contexts(as_context(context, self.base.here.device))
         shape = (*lead, *contexts)
         return shape, math.prod(shape), raw, own
 
-    def _draw(self, n: int, start: int, raw: Tensor | None, own: Tensor | None, temperature: float) -> Tensor:
-        z = self.base.sample(n, _rows(raw, start, n), temperature)
-        own = _rows(own, start, n)
+    def _decoded(self, z: Tensor, own: Tensor | None) -> Tensor:
         x = self.bijection.inverse(z, own)
         if not is_finite(x):
             explain_sample(self.bijection, z, own, x)
         return x
-
-
-class _Method(nn.Module):
-    """A bound method of a flow as a module, for `functional_call`."""
-
-    def __init__(self, method: Any) -> None:
-        super().__init__()
-        self.flow, self.name = method.__self__, method.__name__
-
-    def forward(self, x: Tensor, context: Tensor | None) -> Tensor:
-        return getattr(self.flow, self.name)(x, context)
-
-
-def _rows(context: Tensor | None, start: int, n: int) -> Tensor | None:
-    # Contexts repeat, so that sample i belongs to context i modulo their number.
-    if context is None or (start == 0 and n == len(context)):
-        return context
-    return context[torch.arange(start, start + n, device=context.device) % len(context)]
-
-
-def _expanded(context: Tensor | None, contexts: tuple[int, ...], lead: tuple[int, ...]) -> Tensor | None:
-    if context is None or contexts == lead:
-        return context
-    shape = context.shape[1:]
-    return context.reshape(*contexts, *shape).expand(*lead, *shape).reshape(-1, *shape)

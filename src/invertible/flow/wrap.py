@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -18,11 +17,11 @@ from torch.distributions import (
     MultivariateNormal,
     Normal,
     StudentT,
-    Transform,
 )
 
 from invertible._checks import describe
 from invertible.errors import ConfigError, DtypeError, ShapeError
+from invertible.flow._take_apart import put_together, take_apart
 from invertible.flow.base import Base, StandardNormal
 
 _LOCATED = (Cauchy, Gumbel, Laplace, LowRankMultivariateNormal, MultivariateNormal, Normal, StudentT)
@@ -69,14 +68,14 @@ class FixedBase(Base):
 
     def __init__(self, distribution: Distribution) -> None:
         super().__init__(tuple(distribution.batch_shape + distribution.event_shape))
-        places = list(_tensors(distribution))
-        if any(holder[key].requires_grad for holder, key in places):
+        tensors: list[Tensor] = []
+        self._plan = take_apart(distribution, tensors)
+        if any(tensor.requires_grad for tensor in tensors):
             hint = "LearnedBase(module, shape) with a module whose forward returns the distribution"
             raise ConfigError("this base has parameters to learn", expected="fixed ones", got=distribution, hint=hint)
-        self.has_rsample = bool(distribution.has_rsample)
-        self._template = copy.deepcopy(distribution)
-        for i, (holder, key) in enumerate(_tensors(self._template)):
-            self.register_buffer(f"tensor_{i}", holder[key].clone())
+        self.has_rsample, self._n_tensors = bool(distribution.has_rsample), len(tensors)
+        for i, tensor in enumerate(tensors):
+            self.register_buffer(f"tensor_{i}", tensor.clone())
 
     def log_prob(self, z: Tensor, context: Any = None) -> Tensor:
         """Log-density; see `Base`.
@@ -105,10 +104,8 @@ class FixedBase(Base):
         return _tempered(now, _draw(now, (n,)), temperature).to(self.here.dtype)
 
     def _now(self) -> Distribution:
-        now = copy.deepcopy(self._template)
-        for i, (holder, key) in enumerate(_tensors(now)):
-            holder[key] = self.get_buffer(f"tensor_{i}")
-        return _joined(now)
+        tensors, dtype = [self.get_buffer(f"tensor_{i}") for i in range(self._n_tensors)], self.here.dtype
+        return _joined(put_together(self._plan, [t.to(dtype) if t.is_floating_point() else t for t in tensors]))
 
 
 class LearnedBase(Base):
@@ -160,8 +157,14 @@ class LearnedBase(Base):
 
         Returns:
             Shape (n, *event_shape).
+
+        Raises:
+            ConfigError: If gradients are wanted (outside `torch.no_grad`) that the distribution does not give.
         """
         now = self._now(context)
+        if torch.is_grad_enabled() and not now.has_rsample:
+            hint = "flow.sample(), or torch.no_grad()"
+            raise ConfigError("these samples have no gradient", expected="rsample", got=now, hint=hint)
         z = _draw(now, () if self.takes_context else (n,))
         return _tempered(now, z, temperature).to(self.here.dtype)
 
@@ -213,17 +216,3 @@ def _parts(distribution: Distribution) -> Iterator[Distribution]:
         if isinstance(value, Distribution):
             yield value
             yield from _parts(value)
-
-
-def _tensors(holder: object) -> Iterator[tuple[dict[str, Any], str]]:
-    # Where the tensors of a distribution and of those inside it lie, in a fixed order.
-    slots = vars(holder)
-    for key, value in list(slots.items()):
-        if isinstance(value, Tensor):
-            yield slots, key
-        elif isinstance(value, Distribution | Transform):
-            yield from _tensors(value)
-        elif isinstance(value, list | tuple):
-            for item in value:
-                if isinstance(item, Distribution | Transform):
-                    yield from _tensors(item)

@@ -17,7 +17,8 @@ from torch.utils import _pytree as pytree
 
 from invertible._replay import Replay
 from invertible.layers._ode_dynamics import Dynamics
-from invertible.layers._ode_solve import Solution, Solver, Step, solve, take
+from invertible.layers._ode_solve import Solution, Step, solve, take
+from invertible.layers._ode_solver import Solver
 from invertible.layers._ode_tableau import Tableau
 
 

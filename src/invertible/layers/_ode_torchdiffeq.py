@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from invertible.layers._ode_dynamics import Dynamics, count_rates, velocity, velocity_and_rates
-from invertible.layers._ode_solve import Solution, Solver, fail
+from invertible.layers._ode_solve import Solution, fail
+from invertible.layers._ode_solver import Solver
 
 State = tuple[Tensor, ...]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -19,7 +20,8 @@ def sum_events(log: Tensor) -> Tensor:
     """
     if log.ndim == 2 and log.dtype in (torch.float32, torch.float64):
         return log.sum(1)
-    return log.flatten(1).sum(dim=1, dtype=torch.promote_types(log.dtype, torch.float32))
+    rows = log.reshape(log.shape[0], math.prod(log.shape[1:]))
+    return rows.sum(1, dtype=torch.promote_types(log.dtype, torch.float32))
 
 
 def known_sum(value: Tensor, a: Tensor, b: Tensor) -> Tensor:

@@ -21,11 +21,28 @@ FieldActivation = Literal["tanh", "softplus"]
 class _Activation(NamedTuple):
     value: Callable[[Tensor], Tensor]
     slope: Callable[[Tensor, Tensor], Tensor]  # from the argument and the value
+    tangent: Callable[[Tensor, Tensor, Tensor], Tensor]  # the slope times a tangent
+
+
+def _tanh_slope(a: Tensor, h: Tensor) -> Tensor:
+    return 1 - h.square()
+
+
+def _tanh_tangent(a: Tensor, h: Tensor, v: Tensor) -> Tensor:
+    return torch.ops.aten.tanh_backward(v, h.expand_as(v))  # (1 - h^2) v in one operation
+
+
+def _softplus_slope(a: Tensor, h: Tensor) -> Tensor:
+    return torch.sigmoid(a)
+
+
+def _softplus_tangent(a: Tensor, h: Tensor, v: Tensor) -> Tensor:
+    return v * torch.sigmoid(a)
 
 
 _ACTIVATIONS = {
-    "tanh": _Activation(torch.tanh, lambda a, h: 1 - h.square()),
-    "softplus": _Activation(functional.softplus, lambda a, h: torch.sigmoid(a)),
+    "tanh": _Activation(torch.tanh, _tanh_slope, _tanh_tangent),
+    "softplus": _Activation(functional.softplus, _softplus_slope, _softplus_tangent),
 }
 
 
@@ -36,14 +53,16 @@ class _Layer(NamedTuple):
     gate: Tensor | None
     shift: Tensor
 
-    def value(self, h: Tensor) -> Tensor:
-        if self.gate is None:
-            return functional.linear(h, self.weight, self.shift)
-        return torch.addcmul(self.shift, functional.linear(h, self.weight), self.gate)
 
-    def tangent(self, v: Tensor) -> Tensor:
-        v = functional.linear(v, self.weight)
-        return v if self.gate is None else v * self.gate
+def _apply(layer: _Layer, h: Tensor) -> Tensor:
+    if layer.gate is None:
+        return functional.linear(h, layer.weight, layer.shift)
+    return torch.addcmul(layer.shift, functional.linear(h, layer.weight), layer.gate)
+
+
+def _apply_tangent(layer: _Layer, v: Tensor) -> Tensor:
+    v = functional.linear(v, layer.weight)
+    return v if layer.gate is None else v * layer.gate
 
 
 class MLPField(VectorField):
@@ -114,8 +133,8 @@ class MLPField(VectorField):
         """
         *inner, last = self._layers(t, x, context)
         for layer in inner:
-            x = self._act.value(layer.value(x))
-        return last.value(x)
+            x = self._act.value(_apply(layer, x))
+        return _apply(last, x)
 
     def forward_with_jvp(self, t: float, x: Tensor, v: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The velocity, and df/dx times tangents.
@@ -131,9 +150,10 @@ class MLPField(VectorField):
         """
         *inner, last = self._layers(t, x, context)
         for layer in inner:
-            x, slope = self._activate(layer.value(x))
-            v = layer.tangent(v) * slope
-        return last.value(x), last.tangent(v)
+            a = _apply(layer, x)
+            x = self._act.value(a)
+            v = self._act.tangent(a, x, _apply_tangent(layer, v))
+        return _apply(last, x), _apply_tangent(last, v)
 
     def forward_with_divergence(self, t: float, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The velocity and its exact divergence.
@@ -149,9 +169,9 @@ class MLPField(VectorField):
         *inner, last = layers = self._layers(t, x, context)
         slopes = []
         for layer in inner:
-            x, slope = self._activate(layer.value(x))
+            x, slope = self._activate(_apply(layer, x))
             slopes.append(slope if layer.gate is None else slope * layer.gate)
-        return last.value(x), _trace([layer.weight for layer in layers], slopes, last.gate)
+        return _apply(last, x), _trace([layer.weight for layer in layers], slopes, last.gate)
 
     def _activate(self, a: Tensor) -> tuple[Tensor, Tensor]:
         h = self._act.value(a)
@@ -268,7 +288,7 @@ class ConvField(VectorField):
         for conv, shift in zip(self.convs[:-1], shifts[:-1], strict=True):
             a = conv(x) + shift
             x = self._act.value(a)
-            v = _convolve(conv, v) * self._act.slope(a, x)
+            v = self._act.tangent(a, x, _convolve(conv, v))
         return self.convs[-1](x) + shifts[-1], _convolve(self.convs[-1], v)
 
     def _shifts(self, t: float, x: Tensor, context: Tensor | None) -> list[Tensor]:

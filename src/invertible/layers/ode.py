@@ -20,7 +20,8 @@ from invertible.errors import ConfigError
 from invertible.layers._ode_dynamics import Dynamics, Rates, count_rates, rademacher
 from invertible.layers._ode_gradient import solve_and_replay
 from invertible.layers._ode_report import OdeError, SolveReport
-from invertible.layers._ode_solve import Solution, Solver, solve
+from invertible.layers._ode_solve import Solution, solve
+from invertible.layers._ode_solver import Solver
 from invertible.layers._ode_torchdiffeq import solve_with_torchdiffeq
 from invertible.layers.vector_field import as_field
 

@@ -7,8 +7,10 @@ and never a second derivative.
 
 from __future__ import annotations
 
+import functools
 import inspect
 import math
+import warnings
 from abc import ABC, abstractmethod
 from typing import Any
 
@@ -65,6 +67,7 @@ class VectorField(nn.Module, ABC):
         Returns:
             f, same shape as x, and J v, same shape as v.
         """
+        _load_rules()
 
         def along(tangent: Tensor) -> tuple[Tensor, Tensor]:
             f, jv, *_ = torch.func.jvp(lambda z: self(t, z, context), (x,), (tangent,))
@@ -137,6 +140,14 @@ class ModuleField(VectorField):
             return self.module(x)
         time = torch.full((), t, dtype=x.dtype, device=x.device)
         return self.module(time, x) if self._n_arguments == 2 else self.module(time, x, context)
+
+
+@functools.cache
+def _load_rules() -> None:
+    # The first `jvp` loads rules that torch writes with `torch.jit.script`, which warns of its own deprecation.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        torch.func.jvp(torch.sin, (torch.zeros(()),), (torch.ones(()),))
 
 
 def as_field(field: nn.Module) -> VectorField:

@@ -4,6 +4,12 @@ from invertible.models.classifier import (
     Classifier,
     PoolingHead,
 )
+from invertible.models.ffjord import (
+    ffjord,
+    ffjord_2d,
+    ffjord_digits,
+    ffjord_table,
+)
 from invertible.models.glow import (
     glow,
     glow_digits,
@@ -74,6 +80,10 @@ __all__ = [
     "ResNet",
     "RevNet",
     "build",
+    "ffjord",
+    "ffjord_2d",
+    "ffjord_digits",
+    "ffjord_table",
     "glow",
     "glow_digits",
     "glow_fashion_mnist",

@@ -18,6 +18,7 @@ from invertible.errors import ConfigError
 
 # The functions of each file of this package.
 _FILES = {
+    "ffjord": ("ffjord", "ffjord_table", "ffjord_2d", "ffjord_digits"),
     "glow": ("glow", "glow_digits", "glow_fashion_mnist"),
     "irevnet": ("irevnet", "irevnet_a", "irevnet_b", "irevnet_digits", "irevnet_fashion_mnist"),
     "nice": ("nice", "nice_digits", "nice_fashion_mnist"),
