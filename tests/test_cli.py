@@ -16,7 +16,7 @@ from invertible.data import load
 from invertible.errors import ConfigError
 from invertible.train import recipe_names
 
-COMMANDS = ("demo", "train", "resume", "evaluate", "reconstruct", "encode", "decode", "recipes")
+COMMANDS = ("demo", "train", "resume", "evaluate", "reconstruct", "sample", "score", "encode", "decode", "recipes")
 
 
 @pytest.fixture(autouse=True)

@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from invertible._checks import describe
 from invertible._receipts import Receipts, can_look
-from invertible.bijection import Bijection, Inverse, Method, zero_logdet
+from invertible.bijection import RUNNER, Bijection, Inverse, Method, zero_logdet
 from invertible.errors import ConfigError, ContextError, DtypeError
 from invertible.lattice import Lattice, session
 from invertible.reversible import Memory, Saver, can_save, hand_on
@@ -110,6 +110,19 @@ def _check_lattice(chain: Chain) -> None:
 
 def _on_lattice(state: State, lattice: Lattice) -> State:
     return tuple(map(lattice.quantise, state)) if isinstance(state, tuple) else lattice.quantise(state)
+
+
+_HOOK: dict[Method, Callable[[Bijection, State, Any], Any]] = {
+    "_forward": lambda member, state, context: member._forward(state, context),
+    "_inverse": lambda member, state, context: member._inverse(state, context),
+    "_forward_with_logdet": lambda member, state, context: member._forward_with_logdet(state, context),
+    "_inverse_with_logdet": lambda member, state, context: member._inverse_with_logdet(state, context),
+}
+
+
+def _checkpointed(method: Method) -> Callable[[Bijection, State, Any], Any]:
+    hook = _HOOK[method]
+    return lambda member, state, context: checkpoint(hook, member, state, context, use_reentrant=False)
 
 
 def _total(logdets: list[Tensor], state: State) -> Tensor:
@@ -270,48 +283,50 @@ class Chain(Bijection):
             loop(state, context)
         self._has_begun = first_stream(state).numel() > 0  # what is inverted never will be initialised
 
-    def _step(self, member: Bijection, method: Method, state: State, context: Any) -> Any:
-        if self.memory != "store" and torch.compiler.is_compiling() and not torch.compiler.is_exporting():
-            return checkpoint(member._run, method, state, context, use_reentrant=False)
-        if method == "_forward" and (member._forward_hooks or member._forward_pre_hooks):
-            return _call(member, state, member.split_out, context)
-        return member._run(method, state, context)
+    def _caller(self, method: Method) -> Callable[[Bijection, State, Any], Any]:
+        # How to run a member. Chosen once a call: small networks feel every microsecond between their members.
+        if torch.compiler.is_compiling():
+            return (
+                _checkpointed(method) if self.memory != "store" and not torch.compiler.is_exporting() else _HOOK[method]
+            )
+        return _HOOK[method] if RUNNER.get() is None else lambda member, state, own: member._run(method, state, own)
 
     def _forward_all(self, x: State, context: Any) -> State:
-        split = self.split_in
+        split, call, n = self.split_in, self._caller("_forward"), len(self._modules)
         for i, member in enumerate(self):
             x = x if split is member.split_in else hand_on(x, split, member.split_in)
-            own = None if context is None else context_of(context, member, i, len(self))
-            x = self._step(member, "_forward", x, own)
+            own = None if context is None else context_of(context, member, i, n)
+            is_heard = member._forward_hooks or member._forward_pre_hooks
+            x = _call(member, x, member.split_out, own) if is_heard else call(member, x, own)
             split = member.split_out
         return x
 
     def _inverse_all(self, y: State, context: Any) -> State:
-        split = self.split_out
+        split, call, n = self.split_out, self._caller("_inverse"), len(self._modules)
         for i, member in reversed(list(enumerate(self))):
             y = y if split is member.split_out else hand_on(y, split, member.split_out)
-            own = None if context is None else context_of(context, member, i, len(self))
-            y = self._step(member, "_inverse", y, own)
+            own = None if context is None else context_of(context, member, i, n)
+            y = call(member, y, own)
             split = member.split_in
         return y
 
     def _forward_all_with_logdet(self, x: State, context: Any) -> tuple[State, Tensor]:
-        split, logdets = self.split_in, []
+        split, call, n, logdets = self.split_in, self._caller("_forward_with_logdet"), len(self._modules), []
         for i, member in enumerate(self):
             x = x if split is member.split_in else hand_on(x, split, member.split_in)
-            own = None if context is None else context_of(context, member, i, len(self))
-            x, logdet = self._step(member, "_forward_with_logdet", x, own)
+            own = None if context is None else context_of(context, member, i, n)
+            x, logdet = call(member, x, own)
             check_logdet(logdet, x, member)
             split = member.split_out
             logdets.append(logdet)
         return x, _total(logdets, x)
 
     def _inverse_all_with_logdet(self, y: State, context: Any) -> tuple[State, Tensor]:
-        split, logdets = self.split_out, []
+        split, call, n, logdets = self.split_out, self._caller("_inverse_with_logdet"), len(self._modules), []
         for i, member in reversed(list(enumerate(self))):
             y = y if split is member.split_out else hand_on(y, split, member.split_out)
-            own = None if context is None else context_of(context, member, i, len(self))
-            y, logdet = self._step(member, "_inverse_with_logdet", y, own)
+            own = None if context is None else context_of(context, member, i, n)
+            y, logdet = call(member, y, own)
             check_logdet(logdet, y, member)
             split = member.split_in
             logdets.append(logdet)

@@ -169,8 +169,8 @@ def check_logdet(logdet: object, x: State, asked: object) -> None:
         ShapeError: If it is no tensor of shape (batch,).
     """
     batch = first_stream(x).shape[0]
-    name = type(asked).__name__
-    if not isinstance(logdet, Tensor) or logdet.ndim != 1 or logdet.shape[0] != batch:
+    if not isinstance(logdet, Tensor) or logdet.shape != (batch,):
+        name = type(asked).__name__
         hint = "sum over all dimensions but the first; expand what is the same for all: logdet.expand(len(x))"
         got = describe(logdet)
         raise ShapeError(f"{name}'s log-determinant", expected=f"shape ({batch},)", got=got, hint=hint)

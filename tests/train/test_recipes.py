@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from invertible.cli import main
-from invertible.data import describe
+from invertible.data import describe, toy_set
 from invertible.errors import ConfigError
+from invertible.flow import Flow
 from invertible.models import build, names
 from invertible.train import Recipe, read_recipe, recipe_names
 from invertible.train.read_recipe import write_recipe
@@ -54,10 +55,17 @@ def test_a_shipped_recipe_builds_a_model_for_its_data(name: str) -> None:
     with torch.device("meta"):  # however large
         model = build(recipe.model.name, **recipe.model.arguments).eval()
     assert sum(p.numel() for p in model.parameters()) > 0
+    shape = model.event_shape if isinstance(model, Flow) else model.in_shape
+    if recipe.data.name.startswith("toy/"):
+        assert shape == toy_set(recipe.data.name.removeprefix("toy/"), "test").shape
+        return
     channels, height, width = describe(recipe.data.name).shape
     if channels:
         pad = 2 * recipe.data.pad
-        assert model.in_shape == (channels, height + pad, width + pad)
+        assert shape == (channels, height + pad, width + pad)
+    if isinstance(model, Flow):
+        assert model.dequantization is not None
+        assert model.dequantization.n_levels == (17 if recipe.data.name == "digits" else 256)
 
 
 @shipped
@@ -167,7 +175,11 @@ def test_a_binary_file_is_no_recipe(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "hint"),
-    [("irevnet/digts", "'irevnet/digits'"), ("digits", "'irevnet/digits'"), ("zzz", "`invertible recipes` lists them")],
+    [
+        ("irevnet/digts", "'irevnet/digits'"),
+        ("irevnet/digit", "'irevnet/digits'"),
+        ("zzz", "`invertible recipes` lists them"),
+    ],
 )
 def test_an_unknown_recipe(name: str, hint: str) -> None:
     words = rf"unknown recipe: expected a YAML file or a shipped recipe, got '{name}'\. Try: {hint}"

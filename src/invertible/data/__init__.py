@@ -9,9 +9,12 @@ from invertible.data.loading import load
 from invertible.data.locate import cache_folder
 from invertible.data.normalize import Normalize
 from invertible.data.pictures import image_file
+from invertible.data.points import PointBatches, PointSet
 from invertible.data.registry import DataFile, DataSource, describe, names
 from invertible.data.source import ImageSource
 from invertible.data.splits import train_validation
+from invertible.data.table import read_rows, read_table
+from invertible.data.toys import toy, toy_names, toy_set
 
 __all__ = [
     "Augmentation",
@@ -23,6 +26,8 @@ __all__ = [
     "ImageSource",
     "LazyImageSet",
     "Normalize",
+    "PointBatches",
+    "PointSet",
     "RandomCrop",
     "RandomFlip",
     "cache_folder",
@@ -31,5 +36,10 @@ __all__ = [
     "load",
     "names",
     "read_folder",
+    "read_rows",
+    "read_table",
+    "toy",
+    "toy_names",
+    "toy_set",
     "train_validation",
 ]

@@ -7,10 +7,11 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from invertible.data.points import PointSet
 from invertible.data.source import ImageSource
 from invertible.errors import ConfigError
 
-Source = TypeVar("Source", bound=ImageSource)
+Source = TypeVar("Source", bound=ImageSource | PointSet)
 
 TEST_FRACTION, TEST_SEED = 0.25, 0
 
@@ -54,7 +55,7 @@ def train_validation(data: Source, fraction: float = 0.1, seed: int = 0) -> tupl
     """Hold out a stratified share of a set for validation.
 
     Args:
-        data: An ``ImageSet`` or ``LazyImageSet`` of n images.
+        data: An ``ImageSet``, ``LazyImageSet`` or ``PointSet`` of n images or points.
         fraction: Share held out, between 0 and 1 (exclusive).
         seed: Decides which images go where; at least 0.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -92,13 +92,15 @@ class MLP(nn.Module):
         Returns:
             Shape (batch, n_out).
         """
-        h = _linear(self.first, x)
-        if context is not None and self.context is not None:
-            h = self.context(h, context)
-        h = self._activate(h)
-        for layer in self.rest:
-            h = self._activate(_linear(layer, h))
-        return _linear(self.last, h)
+        # `self.first` would cost half a microsecond each time.
+        parts, activate = cast("dict[str, nn.Module]", self._modules), self._activate
+        h = _linear(parts["first"], x)
+        if context is not None and parts["context"] is not None:
+            h = parts["context"](h, context)
+        h = activate(h)
+        for layer in cast("dict[str, nn.Module]", parts["rest"]._modules).values():
+            h = activate(_linear(layer, h))
+        return _linear(parts["last"], h)
 
 
 class ConvNet(nn.Module):
@@ -238,7 +240,8 @@ class ClassEmbedding(nn.Module):
 def _linear(layer: nn.Module, x: Tensor) -> Tensor:
     # A plain layer that nobody listens to need not pay for a module's call: a fifth of the time of a small network.
     if type(layer) is nn.Linear and not (layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks):
-        return functional.linear(x, layer.weight, layer.bias)
+        weights = cast("dict[str, Tensor]", layer._parameters)
+        return functional.linear(x, weights["weight"], weights["bias"])
     return layer(x)
 
 

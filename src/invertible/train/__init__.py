@@ -2,14 +2,18 @@
 
 from invertible.train.assess import assess
 from invertible.train.codec import decode_image, encode_image
+from invertible.train.density import evaluate_likelihood
 from invertible.train.encoding import Encoding
 from invertible.train.evaluate import evaluate_classifier, evaluate_reconstruction
+from invertible.train.flow_figures import draw_samples
+from invertible.train.likelihood import Likelihood
 from invertible.train.loop import FitOptions, InterruptedRun, Trainer
 from invertible.train.objective import Classification
 from invertible.train.read_recipe import read_recipe, recipe_names
 from invertible.train.recipe import Recipe
 from invertible.train.reconstruct import reconstruct_file, reconstruct_images
 from invertible.train.run import Run, load_run
+from invertible.train.score import Scores, read_files, score
 from invertible.train.train import resume, train
 
 __all__ = [
@@ -17,19 +21,25 @@ __all__ = [
     "Encoding",
     "FitOptions",
     "InterruptedRun",
+    "Likelihood",
     "Recipe",
     "Run",
+    "Scores",
     "Trainer",
     "assess",
     "decode_image",
+    "draw_samples",
     "encode_image",
     "evaluate_classifier",
+    "evaluate_likelihood",
     "evaluate_reconstruction",
     "load_run",
+    "read_files",
     "read_recipe",
     "recipe_names",
     "reconstruct_file",
     "reconstruct_images",
     "resume",
+    "score",
     "train",
 ]

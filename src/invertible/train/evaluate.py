@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from invertible.data import Batches, Normalize
+from invertible.data import Normalize
 from invertible.errors import NonFiniteError
 from invertible.models import Classifier
+from invertible.train.feed import Feed
 from invertible.train.objective import Classification
 
 Reduce = Callable[[Tensor], Tensor]
@@ -19,7 +20,7 @@ Reduce = Callable[[Tensor], Tensor]
 @torch.no_grad()
 def evaluate_classifier(
     model: nn.Module,
-    batches: Batches,
+    batches: Feed,
     reduce: Reduce | None = None,
     on_step: Callable[[], None] | None = None,
 ) -> dict[str, float]:
@@ -54,7 +55,7 @@ def evaluate_classifier(
 
 @torch.no_grad()
 def evaluate_reconstruction(
-    model: Classifier, batches: Batches, normalize: Normalize, on_step: Callable[[], None] | None = None
+    model: Classifier, batches: Feed, normalize: Normalize, on_step: Callable[[], None] | None = None
 ) -> dict[str, float | bool]:
     """How exactly images come back from their representation.
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import torch
@@ -34,20 +36,25 @@ def new_figure(width: float, height: float) -> Figure:
     return figure
 
 
-def save_curves(history: list[dict[str, float]], path: Path) -> None:
-    """Loss and accuracy against epochs.
+CLASSIFICATION: Mapping[str, str] = MappingProxyType({"loss": "nats", "accuracy": "share"})
+
+
+def save_curves(history: list[dict[str, float]], path: Path, metrics: Mapping[str, str] = CLASSIFICATION) -> None:
+    """Metrics against epochs: loss and accuracy, if no others are named.
 
     Args:
         history: One row per epoch.
         path: The PNG file.
+        metrics: Their names, and units.
     """
-    figure = new_figure(9, 3.6)
-    for axes, metric, unit in zip(figure.subplots(1, 2), ("loss", "accuracy"), ("nats", "share"), strict=True):
+    figure = new_figure(4.5 * len(metrics), 3.6)
+    panels = figure.subplots(1, len(metrics), squeeze=False)[0]
+    for axes, (metric, unit) in zip(panels, metrics.items(), strict=True):
         for split in ("train", "validation", "test"):
             points = [(row["epoch"], row[f"{split}_{metric}"]) for row in history if f"{split}_{metric}" in row]
             if points:
                 axes.plot(*zip(*points, strict=True), label=split, marker="o" if len(points) == 1 else "")
-        axes.set(xlabel="epoch", ylabel=f"{metric} ({unit})")
+        axes.set(xlabel="epoch", ylabel=f"{metric.replace('_', ' ')} ({unit})")
         axes.grid(alpha=0.3)
         axes.legend()
     write_atomically(path, figure.savefig)

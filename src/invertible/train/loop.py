@@ -19,7 +19,6 @@ from accelerate.utils import broadcast
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from invertible.data import Batches
 from invertible.data.steps import seeded_generator
 from invertible.errors import ConfigError, NonFiniteError, RangeError
 from invertible.train.checkpoint import (
@@ -29,6 +28,7 @@ from invertible.train.checkpoint import (
     load_checkpoint,
     save_checkpoint,
 )
+from invertible.train.feed import Feed
 from invertible.train.interrupt import StopRequest
 from invertible.train.log import RunLog
 from invertible.train.optimizer import learning_rate, make_optimizer, set_learning_rate
@@ -137,7 +137,7 @@ class Trainer:
         accelerator: The engine; None makes one.
 
     Raises:
-        NonFiniteError: In `fit`: if the loss or a weight is NaN or infinite.
+        NonFiniteError: In `fit`: if the loss or a weight is NaN or infinite, or a flow's density.
         RangeError: In `fit`: if an exact network's sums leave its lattice's range.
         InterruptedRun: In `fit`: after SIGINT or SIGTERM.
     """
@@ -145,7 +145,7 @@ class Trainer:
     def __init__(
         self,
         objective: nn.Module,
-        batches: Batches,
+        batches: Feed,
         options: FitOptions,
         accelerator: Accelerator | None = None,
     ) -> None:
@@ -233,7 +233,7 @@ class Trainer:
                 try:
                     loss, metrics = wrapped(part, labels)
                     self.accelerator.backward(loss * (len(part) / len(x)))
-                except RangeError as error:
+                except (NonFiniteError, RangeError) as error:
                     raise self._with_advice(error) from error
             self._pending.append((step + 1, loss.detach(), metrics, len(part)))
         if self.options.optimizer.clip_norm is not None:
@@ -262,11 +262,11 @@ class Trainer:
         problem = f"the loss broke at step {step}"
         raise NonFiniteError(problem, expected="a finite loss", got=loss, hint=self._advice())
 
-    def _with_advice(self, error: RangeError) -> RangeError:
-        if "sums are exact" not in error.problem:
+    def _with_advice(self, error: NonFiniteError | RangeError) -> NonFiniteError | RangeError:
+        if isinstance(error, RangeError) and "sums are exact" not in error.problem:
             return error
         problem, hint = f"{error.problem}, at step {self.progress.step + 1}", f"{self._advice()}; or {error.hint}"
-        return RangeError(problem, expected=error.expected, got=error.got, hint=hint)
+        return type(error)(problem, expected=error.expected, got=error.got, hint=hint)
 
     def _advice(self) -> str:
         folder = self.options.folder

@@ -1,4 +1,4 @@
-"""From a recipe's data section to the images a run trains, chooses and tests on."""
+"""From a recipe's data section to the images or points a run trains, chooses and tests on."""
 
 from __future__ import annotations
 
@@ -12,56 +12,99 @@ from invertible.data import (
     ImageSet,
     LazyImageSet,
     Normalize,
+    PointSet,
     RandomCrop,
     RandomFlip,
     load,
+    read_table,
+    toy_set,
     train_validation,
 )
+from invertible.data.table import TABLE
+from invertible.data.toys import PREFIX
 from invertible.errors import ConfigError
 from invertible.train.recipe import DataConfig
 
 Images = ImageSet | LazyImageSet
+Data = ImageSet | LazyImageSet | PointSet
 SPLIT_SEED = 0  # of the validation split: the same images are held out whatever the training's seed
 
 
 @dataclass(frozen=True)
 class Splits:
-    """The images of a run.
+    """The images or points of a run.
 
     Args:
         train: To fit.
         validation: To choose the best epoch by; None: none was held out.
         test: To report on.
-        normalize: Measured on `train`.
+        normalize: Measured on `train`; None for points.
     """
 
-    train: Images
-    validation: Images | None
-    test: Images
-    normalize: Normalize
+    train: Data
+    validation: Data | None
+    test: Data
+    normalize: Normalize | None
+
+    @property
+    def parts(self) -> dict[str, Data]:
+        """Those that there are, by name."""
+        parts = {"training": self.train, "validation": self.validation, "test": self.test}
+        return {name: data for name, data in parts.items() if data is not None}
 
 
-def prepare_data(config: DataConfig) -> Splits:
+def prepare_data(config: DataConfig, is_measured: bool = True) -> Splits:
     """Load, pad and split.
 
     Args:
         config: The recipe's data section.
+        is_measured: Whether to measure the images' mean and deviation, for which all of them are read once.
 
     Returns:
-        The images and their normalisation.
+        The data, and the images' normalisation; not measured it only divides by the largest pixel value.
 
     Example:
         >>> splits = prepare_data(DataConfig("digits", validation_fraction=0.1))
         >>> len(splits.train), len(splits.validation), len(splits.test)
         (1212, 135, 450)
     """
-    train, test = load_padded(config, "train"), load_padded(config, "test")
+    train, test = load_data(config, "train"), load_data(config, "test")
     validation = None
     if config.validation_fraction > 0:
         train, validation = train_validation(train, config.validation_fraction, SPLIT_SEED)
     if config.n_train is not None:
         train = _some(train, config.n_train)
-    return Splits(train, validation, test, Normalize.fit(train))
+    return Splits(train, validation, test, _normalization(train, is_measured))
+
+
+def _normalization(data: Data, is_measured: bool) -> Normalize | None:
+    if isinstance(data, PointSet):
+        return None
+    return Normalize.fit(data) if is_measured else Normalize.identity(data.shape[0], data.max_value)
+
+
+def load_data(config: DataConfig, split: str) -> Data:
+    """Load one part: images, a toy (`toy/NAME`) or a table of one's own (`table`).
+
+    Args:
+        config: The recipe's data section.
+        split: "train" or "test".
+
+    Returns:
+        The images or points.
+
+    Raises:
+        ConfigError: If points are to be changed like pictures.
+    """
+    if config.name != TABLE and not config.name.startswith(PREFIX):
+        return load_padded(config, split)
+    asked = [key for key in ("size", "pad", "crop", "flip") if getattr(config, key)]
+    if asked:
+        expected, got = "images", f"data.{asked[0]} for {config.name}"
+        raise ConfigError("points have no pixels", expected=expected, got=got, hint=f"leave data.{asked[0]} out")
+    if config.name == TABLE:
+        return read_table(config.data_dir, split)
+    return toy_set(config.name.removeprefix(PREFIX), split)
 
 
 def load_padded(config: DataConfig, split: str) -> Images:
@@ -99,8 +142,8 @@ def augmentations(config: DataConfig) -> tuple[Augmentation, ...]:
     return (*crop, RandomFlip()) if config.flip else crop
 
 
-def _some(images: Images, n: int) -> Images:
-    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(SPLIT_SEED))
-    if n > len(images):
-        raise ConfigError("data.n_train is too large", expected=f"at most {len(images)}", got=n)
-    return images.subset(order[:n].sort().values)
+def _some(data: Data, n: int) -> Data:
+    order = torch.randperm(len(data), generator=torch.Generator().manual_seed(SPLIT_SEED))
+    if n > len(data):
+        raise ConfigError("data.n_train is too large", expected=f"at most {len(data)}", got=n)
+    return data.subset(order[:n].sort().values)

@@ -11,11 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from invertible._files import read_json, read_tensors, write_json, write_tensors, write_text
-from invertible.data import Batches, Normalize
+from invertible.data import Normalize, PointSet
 from invertible.errors import CheckpointError, ConfigError, DataError
+from invertible.flow import Flow
 from invertible.models import Classifier, build
 from invertible.train.checkpoint import load_weights
-from invertible.train.prepare import Images, load_padded
+from invertible.train.feed import Feed, feed
+from invertible.train.prepare import Data, Images, load_data
 from invertible.train.read_recipe import read_recipe, write_recipe
 from invertible.train.recipe import Recipe
 
@@ -33,15 +35,31 @@ class Run:
         folder: Where it lies.
         recipe: How it was trained.
         model: The network, in eval mode, with the best weights.
-        normalize: What its inputs go through.
-        record: What was known when the weights were saved: epoch, metrics, classes, shape of an image.
+        scaling: What images go through before the model sees them; None for points.
+        record: What was known when the weights were saved: epoch, metrics, classes, shape of an image or point.
     """
 
     folder: Path
     recipe: Recipe
     model: nn.Module
-    normalize: Normalize
+    scaling: Normalize | None
     record: dict[str, Any]
+
+    @property
+    def normalize(self) -> Normalize:
+        """What images go through.
+
+        Raises:
+            ConfigError: If the run's data are points.
+        """
+        if self.scaling is None:
+            raise ConfigError("this run has no images", expected="a run on images", got=self.recipe.data.name)
+        return self.scaling
+
+    @property
+    def n_classes(self) -> int:
+        """How many classes the training data had."""
+        return len(self.record["classes"])
 
     @property
     def classifier(self) -> Classifier:
@@ -56,6 +74,40 @@ class Run:
         got = f"{self.recipe.model.name}, which drops information on its way"
         raise ConfigError("this network cannot reconstruct", expected="a Classifier", got=got, hint=hint)
 
+    @property
+    def flow(self) -> Flow:
+        """The model, if it is a density.
+
+        Raises:
+            ConfigError: If it is not.
+        """
+        if isinstance(self.model, Flow):
+            return self.model
+        hint = "train a flow, e.g. `invertible train spline_flow/toys`"
+        got = f"{self.recipe.model.name}, a classifier"
+        raise ConfigError("this network is no density", expected="a Flow", got=got, hint=hint)
+
+    def test_data(self, data_dir: str | None = None) -> Data:
+        """The recipe's test images or points.
+
+        Args:
+            data_dir: Where the files lie, if not where they lay at training.
+
+        Returns:
+            The data; images are padded as in training.
+
+        Raises:
+            DataError: If their classes are not those of the training.
+        """
+        config = replace(self.recipe.data, data_dir=data_dir or self.recipe.data.data_dir)
+        data = load_data(config, "test")
+        if list(data.classes) != self.record["classes"]:
+            hint = "the same class folders as in training"
+            got = f"{list(data.classes)}"
+            expected = f"{self.record['classes']}"
+            raise DataError("these are other classes than the run's", expected=expected, got=got, hint=hint)
+        return data
+
     def test_images(self, data_dir: str | None = None) -> Images:
         """The recipe's test images.
 
@@ -66,40 +118,37 @@ class Run:
             The images, padded as in training.
 
         Raises:
-            DataError: If their classes are not those of the training.
+            ConfigError: If the run's data are points.
         """
-        config = replace(self.recipe.data, data_dir=data_dir or self.recipe.data.data_dir)
-        images = load_padded(config, "test")
-        if list(images.classes) != self.record["classes"]:
-            hint = "the same class folders as in training"
-            got = f"{list(images.classes)}"
-            expected = f"{self.record['classes']}"
-            raise DataError("these are other classes than the run's", expected=expected, got=got, hint=hint)
+        images = self.test_data(data_dir)
+        if isinstance(images, PointSet):
+            raise ConfigError("this run has no images", expected="a run on images", got=images.name)
         return images
 
-    def prepare(self, pixels: Tensor) -> Tensor:
+    def prepare(self, data: Tensor) -> Tensor:
         """What the model wants to see.
 
         Args:
-            pixels: uint8 images, shape (batch, channels, height, width).
+            data: uint8 images, shape (batch, channels, height, width), or points, shape (batch, d).
 
         Returns:
-            The same, normalised, with the model's dtype and device.
+            The same, images normalised, with the model's dtype and device.
         """
         weight = next(self.model.parameters())
-        return self.normalize(pixels).to(weight.device, weight.dtype)
+        return (data if self.scaling is None else self.scaling(data)).to(weight.device, weight.dtype)
 
-    def batches(self, images: Images) -> Batches:
-        """Images in evaluation order, normalised, where the model is.
+    def batches(self, data: Data, batch_size: int = EVALUATION_BATCH) -> Feed:
+        """Images or points in evaluation order, normalised, where the model is.
 
         Args:
-            images: As `test_images` returns them.
+            data: As `test_data` returns them.
+            batch_size: Per step.
 
         Returns:
             The batches.
         """
         device = next(self.model.parameters()).device
-        return Batches(images, EVALUATION_BATCH, shuffle=False, normalize=self.normalize, device=device)
+        return feed(data, batch_size, shuffle=False, normalize=self.scaling, device=device)
 
 
 def save_model(folder: Path, model: nn.Module, record: dict[str, Any]) -> None:
@@ -183,7 +232,7 @@ def load_run(folder: str | Path, dtype: str = "float32", device: str | None = No
     tensors, header = read_tensors(folder / WEIGHTS)
     try:
         record = json.loads(header["record"])
-        normalize = Normalize.from_dict(record["normalize"])
+        normalize = None if record["normalize"] is None else Normalize.from_dict(record["normalize"])
     except (KeyError, ValueError) as error:
         raise CheckpointError(f"{folder / WEIGHTS} was not written by a run", got=f"no {error}") from error
     model = build_model(recipe)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import shutil
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,22 +16,20 @@ from torch import Tensor, nn
 
 from invertible._console import announce
 from invertible._files import write_json
-from invertible.data import Batches
-from invertible.errors import CheckpointError, ConfigError
-from invertible.models import Classifier
-from invertible.train.assess import assess
+from invertible.data import PointSet
+from invertible.errors import CheckpointError
+from invertible.flow import Flow
 from invertible.train.checkpoint import FOLDER, has_checkpoint
-from invertible.train.evaluate import evaluate_classifier
+from invertible.train.choose import task_of
+from invertible.train.feed import Feed, feed
 from invertible.train.figures import save_curves
-from invertible.train.loop import FitOptions, Trainer, make_accelerator
-from invertible.train.objective import Classification
+from invertible.train.flow_figures import PICTURES
+from invertible.train.loop import Evaluate, FitOptions, Trainer, make_accelerator
 from invertible.train.origin import check_same_origin, write_origin
-from invertible.train.prepare import Images, Splits, augmentations, prepare_data
+from invertible.train.prepare import Data, Splits, augmentations, prepare_data
 from invertible.train.read_recipe import read_recipe
 from invertible.train.recipe import Recipe
-from invertible.train.reconstruct import reconstruct_images
 from invertible.train.run import (
-    EVALUATION_BATCH,
     METRICS,
     ORIGIN,
     RECIPE,
@@ -43,6 +41,7 @@ from invertible.train.run import (
     save_model,
     save_recipe,
 )
+from invertible.train.task import Task
 from invertible.train.threads import fastest_threads
 
 
@@ -69,14 +68,14 @@ def train(recipe: Recipe, folder: str | Path, *, overwrite: bool = False, quiet:
         hint = f"`invertible resume {folder}` goes on with it, --overwrite replaces it, or another --out"
         raise CheckpointError(f"{folder} holds a run already", hint=hint)
     recipe = _with_absolute_paths(recipe)
-    accelerator, splits, model = _prepare(recipe)  # before anything is written: a bad recipe leaves nothing behind
+    accelerator, splits, model, task = _prepare(recipe)  # before anything is written
     if accelerator.is_main_process:
         if folder.is_dir():
             _clear(folder)
         save_recipe(folder, recipe)
         write_origin(folder, recipe, splits)
     accelerator.wait_for_everyone()
-    return _run(recipe, folder, splits, model, accelerator, quiet)
+    return _Sitting(recipe, folder, splits, task, accelerator, quiet).run(model)
 
 
 def resume(folder: str | Path, *, quiet: bool = False) -> dict[str, Any]:
@@ -99,9 +98,9 @@ def resume(folder: str | Path, *, quiet: bool = False) -> dict[str, Any]:
         hint = f"`invertible train {folder / RECIPE} --out ANOTHER` trains it again from the start"
         expected = f"a resumable state in {folder / FOLDER}"
         raise CheckpointError(f"{folder} cannot be resumed", expected=expected, got="weights only", hint=hint)
-    accelerator, splits, model = _prepare(recipe)
+    accelerator, splits, model, task = _prepare(recipe)
     check_same_origin(folder, recipe, splits)
-    return _run(recipe, folder, splits, model, accelerator, quiet)
+    return _Sitting(recipe, folder, splits, task, accelerator, quiet).run(model)
 
 
 def _with_absolute_paths(recipe: Recipe) -> Recipe:
@@ -113,7 +112,7 @@ def _with_absolute_paths(recipe: Recipe) -> Recipe:
 
 
 def _clear(folder: Path) -> None:
-    pictures = ("history.csv", "curves.png", "reconstruction.png")
+    pictures = ("history.csv", "curves.png", "reconstruction.png", *PICTURES)
     names = (METRICS, WEIGHTS, RECORD, ORIGIN, *pictures)
     for old in [*(folder / name for name in names), *folder.glob(f"{FOLDER}/*state*")]:
         old.unlink(missing_ok=True)
@@ -121,11 +120,11 @@ def _clear(folder: Path) -> None:
 
 
 def _say_what_begins(splits: Splits, model: nn.Module, step: int) -> None:
-    parts = {"training": splits.train, "validation": splits.validation, "test": splits.test}
-    sizes = ", ".join(f"{len(images):,} {name}" for name, images in parts.items() if images is not None)
-    n = sum(p.numel() for p in model.parameters())
+    sizes = ", ".join(f"{len(data):,} {name}" for name, data in splits.parts.items())
+    n, n_classes = sum(p.numel() for p in model.parameters()), len(splits.train.classes)
+    what = "points" if isinstance(splits.train, PointSet) else f"images of {n_classes} classes"
     announce(
-        f"{splits.train.name}: {sizes} images of {len(splits.train.classes)} classes; {n:,} parameters;"
+        f"{splits.train.name}: {sizes} {what}; {n:,} parameters;"
         f" {torch.get_num_threads()} CPU threads" + (f"; goes on at step {step}" if step else "")
     )
 
@@ -135,122 +134,114 @@ def _timeless(row: dict[str, float]) -> dict[str, float]:
     return {name: value for name, value in row.items() if name != "seconds"}
 
 
-def _prepare(recipe: Recipe) -> tuple[Accelerator, Splits, nn.Module]:
+def _prepare(recipe: Recipe) -> tuple[Accelerator, Splits, nn.Module, Task]:
     accelerator = make_accelerator(recipe.training)
-    splits, model = prepare_data(recipe.data), build_model(recipe)
-    _check_fit(model, splits)
-    return accelerator, splits, model
+    model = build_model(recipe)
+    splits = prepare_data(recipe.data, is_measured=not isinstance(model, Flow))
+    task = task_of(model, splits.normalize)
+    splits = replace(splits, normalize=task.normalization(splits))
+    task.begin(model, splits, recipe.training)
+    return accelerator, splits, model, task
 
 
-def _run(
-    recipe: Recipe, folder: Path, splits: Splits, network: nn.Module, accelerator: Accelerator, quiet: bool
-) -> dict[str, Any]:
-    record = {"normalize": splits.normalize.to_dict(), "classes": list(splits.train.classes)}
-    record |= {"in_shape": list(splits.train.shape), "data_fingerprint": splits.train.fingerprint()}
-    trainer = _trainer(recipe, folder, network, splits, accelerator, quiet)
-    if has_checkpoint(folder):
-        trainer.resume()
+@dataclass(frozen=True)
+class _Sitting:
+    """One process's share of a run, from its start or from a checkpoint."""
 
-    def keep(model: nn.Module, row: dict[str, float], is_best: bool) -> None:
-        if is_best:
-            save_model(folder, model, record | {"epoch": row["epoch"], "metrics": _timeless(row)})
+    recipe: Recipe
+    folder: Path
+    splits: Splits
+    task: Task
+    accelerator: Accelerator
+    quiet: bool
 
-    if not quiet and accelerator.is_main_process:
-        _say_what_begins(splits, network, trainer.progress.step)
-    progress = trainer.fit(_evaluator(recipe, splits, accelerator), keep)
-    metrics: dict[str, Any] = {}
-    if accelerator.is_main_process:
-        metrics = _finish(recipe, folder, splits, progress.history, progress.threads, quiet)
-    return broadcast_object_list([metrics])[0] if accelerator.num_processes > 1 else metrics
+    def run(self, network: nn.Module) -> dict[str, Any]:
+        folder, splits, accelerator = self.folder, self.splits, self.accelerator
+        normalize = None if splits.normalize is None else splits.normalize.to_dict()
+        record = {"normalize": normalize, "classes": list(splits.train.classes)}
+        record |= {"in_shape": list(splits.train.shape), "data_fingerprint": splits.train.fingerprint()}
+        trainer = self._trainer(network)
+        if has_checkpoint(folder):
+            trainer.resume()
 
+        def keep(model: nn.Module, row: dict[str, float], is_best: bool) -> None:
+            if is_best:
+                save_model(folder, model, record | {"epoch": row["epoch"], "metrics": _timeless(row)})
 
-def _check_fit(model: nn.Module, splits: Splits) -> None:
-    # One image through the untrained network: wrong shapes and too few logits show before the first step.
-    image = splits.normalize(splits.train.batch([0]))
-    with torch.no_grad():
-        logits = model.eval()(image)
-    n_classes = len(splits.train.classes)
-    if logits.shape != (1, n_classes):
-        hint = f"model.arguments.n_classes: {n_classes}"
-        raise ConfigError("model and data disagree", expected=f"{n_classes} logits", got=tuple(logits.shape), hint=hint)
+        if not self.quiet and accelerator.is_main_process:
+            _say_what_begins(splits, network, trainer.progress.step)
+        progress = trainer.fit(self._evaluator(), keep)
+        metrics = self._finish(progress.history, progress.threads) if accelerator.is_main_process else {}
+        return broadcast_object_list([metrics])[0] if accelerator.num_processes > 1 else metrics
 
+    def _trainer(self, model: nn.Module) -> Trainer:
+        training = self.recipe.training
+        objective = self.task.objective(model, training)
+        batches = self._batches(self.splits.train, is_training=True)
+        if training.threads != "auto":
+            torch.set_num_threads(training.threads)
+        elif self.accelerator.device.type == "cpu" and not has_checkpoint(self.folder):
+            torch.set_num_threads(self._measure_threads())
+        if training.compile:
+            model.compile()
+        monitor = f"validation_{self.task.monitor}" if self.splits.validation is not None else None
+        options = FitOptions(self.recipe.optimizer, self.recipe.schedule, training, self.folder, monitor, self.quiet)
+        return Trainer(objective, batches, options, self.accelerator)
 
-def _trainer(
-    recipe: Recipe, folder: Path, model: nn.Module, splits: Splits, accelerator: Accelerator, quiet: bool
-) -> Trainer:
-    training = recipe.training
-    objective = Classification(model, training.label_smoothing)
-    batches = _batches(splits.train, recipe, splits, accelerator, is_training=True)
-    if training.threads != "auto":
-        torch.set_num_threads(training.threads)
-    elif accelerator.device.type == "cpu" and not has_checkpoint(folder):
-        torch.set_num_threads(_measure_threads(recipe, splits))
-    if training.compile:
-        model.compile()
-    monitor = "validation_accuracy" if splits.validation is not None else None
-    options = FitOptions(recipe.optimizer, recipe.schedule, training, folder, monitor, quiet)
-    return Trainer(objective, batches, options, accelerator)
+    def _measure_threads(self) -> int:
+        train, normalize = self.splits.train, self.splits.normalize
+        objective = self.task.objective(build_model(self.recipe), self.recipe.training)
+        indices = list(range(min(len(train), self.recipe.training.batch_size)))
+        x, y = train.batch(indices), train.labels[indices]
+        x = x if normalize is None else normalize(x)
+        with torch.random.fork_rng(devices=[]):
+            return fastest_threads(lambda: objective(x, y)[0].backward())
 
+    def _batches(self, data: Data, is_training: bool) -> Feed:
+        n, ranks = self.recipe.training.batch_size, self.accelerator.num_processes
+        return feed(
+            data,
+            n if is_training else max(self.task.evaluation_batch, ranks),
+            seed=self.recipe.training.seed,
+            shuffle=is_training,
+            augment=augmentations(self.recipe.data) if is_training else None,
+            normalize=self.splits.normalize,
+            device=self.accelerator.device,
+            rank=self.accelerator.process_index,
+            world_size=ranks,
+            drop_last=is_training and len(data) > n,
+        )
 
-def _measure_threads(recipe: Recipe, splits: Splits) -> int:
-    objective = Classification(build_model(recipe))
-    indices = list(range(min(len(splits.train), recipe.training.batch_size)))
-    x, y = splits.normalize(splits.train.batch(indices)), splits.train.labels[indices]
-    with torch.random.fork_rng(devices=[]):
-        return fastest_threads(lambda: objective(x, y)[0].backward())
+    def _evaluator(self) -> Evaluate:
+        validation = self.splits.validation
+        name, data = ("test", self.splits.test) if validation is None else ("validation", validation)
+        batches = self._batches(data, is_training=False)
 
+        def reduce(sums: Tensor) -> Tensor:
+            return torch.as_tensor(self.accelerator.reduce(sums, "sum"))
 
-def _batches(images: Images, recipe: Recipe, splits: Splits, accelerator: Accelerator, is_training: bool) -> Batches:
-    n, ranks = recipe.training.batch_size, accelerator.num_processes
-    return Batches(
-        images,
-        n if is_training else max(EVALUATION_BATCH, ranks),
-        seed=recipe.training.seed,
-        shuffle=is_training,
-        augment=augmentations(recipe.data) if is_training else None,
-        normalize=splits.normalize,
-        device=accelerator.device,
-        rank=accelerator.process_index,
-        world_size=ranks,
-        drop_last=is_training and len(images) > n,
-    )
+        def evaluate(model: nn.Module) -> dict[str, float]:
+            return {f"{name}_{key}": value for key, value in self.task.evaluate(model, batches, reduce).items()}
 
+        return evaluate
 
-def _evaluator(recipe: Recipe, splits: Splits, accelerator: Accelerator):  # noqa: ANN202
-    name = "test" if splits.validation is None else "validation"
-    images = splits.test if splits.validation is None else splits.validation
-    batches = _batches(images, recipe, splits, accelerator, is_training=False)
-
-    def reduce(sums: Tensor) -> Tensor:
-        return torch.as_tensor(accelerator.reduce(sums, "sum"))
-
-    def evaluate(model: nn.Module) -> dict[str, float]:
-        return {f"{name}_{key}": value for key, value in evaluate_classifier(model, batches, reduce).items()}
-
-    return evaluate
-
-
-def _finish(
-    recipe: Recipe, folder: Path, splits: Splits, history: list[dict[str, float]], threads: int, quiet: bool
-) -> dict[str, Any]:
-    run = load_run(folder)
-    figures = assess(run, splits.test)
-    if isinstance(run.model, Classifier):
-        exact_run = load_run(folder, dtype=figures["reconstruction_dtype"])
-        reconstruct_images(exact_run, splits.test, folder / "reconstruction.png")
-    metrics: dict[str, Any] = {f"test_{name}": figures.pop(name) for name in ("accuracy", "loss")}
-    metrics |= figures | {
-        "n_parameters": sum(p.numel() for p in run.model.parameters()),
-        "train_seconds": history[-1]["seconds"],
-        "seconds_per_epoch": history[-1]["seconds"] / len(history),
-        "best_epoch": run.record["epoch"],
-        "n_train": len(splits.train),
-        "n_test": len(splits.test),
-    }
-    metrics |= _provenance(recipe, splits, threads)
-    save_curves(history, folder / "curves.png")
-    write_json(folder / METRICS, metrics)
-    return metrics
+    def _finish(self, history: list[dict[str, float]], threads: int) -> dict[str, Any]:
+        run = load_run(self.folder)
+        figures = self.task.assess(run, self.splits.test)
+        self.task.draw(run, self.splits.test, figures)
+        metrics: dict[str, Any] = {f"test_{name}": figures.pop(name) for name in self.task.tested if name in figures}
+        metrics |= figures | {
+            "n_parameters": sum(p.numel() for p in run.model.parameters()),
+            "train_seconds": history[-1]["seconds"],
+            "seconds_per_epoch": history[-1]["seconds"] / len(history),
+            "best_epoch": run.record["epoch"],
+            "n_train": len(self.splits.train),
+            "n_test": len(self.splits.test),
+        }
+        metrics |= _provenance(self.recipe, self.splits, threads)
+        save_curves(history, self.folder / "curves.png", self.task.curves)
+        write_json(self.folder / METRICS, metrics)
+        return metrics
 
 
 def _provenance(recipe: Recipe, splits: Splits, threads: int) -> dict[str, Any]:

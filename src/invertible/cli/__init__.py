@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from invertible.cli._flows import add_sample, add_score, sample, score
+from invertible.cli._show import check_data_dir, check_picture, show, show_table
 from invertible.errors import InvertibleError
-
-if TYPE_CHECKING:
-    pass
 
 DESCRIPTION = "Deep networks that lose nothing: train them, evaluate them, get your input back."
 EPILOG = """examples:
@@ -22,12 +20,29 @@ EPILOG = """examples:
   invertible train irevnet/digits --training.epochs 5    a recipe with an override
   invertible train my_recipe.yaml --out runs/mine        a recipe of your own
   invertible resume runs/mine                            go on after Ctrl-C or a crash
-  invertible evaluate runs/demo                          accuracy and reconstruction error
+  invertible evaluate runs/demo                          accuracy and reconstruction error; of a flow its likelihood
   invertible reconstruct runs/demo --image cat.png       a picture from its representation
+  invertible train spline_flow/toys --data.name toy/moons --out runs/moons   a density of points in the plane
+  invertible sample runs/moons                           draw from it
+  invertible score runs/moons points.csv                 how likely are these? outliers first
   invertible encode runs/demo cat.png --out cat.safetensors   a picture as an exact network's representation
   invertible decode runs/demo cat.safetensors --out cat.png   and back: every pixel the same, or an error
 
 `invertible COMMAND --help` tells more. INVERTIBLE_TRACEBACK=1 shows where an error came from."""
+
+SHOWN = (
+    "test_accuracy",
+    "test_nats",
+    "test_nats_standard_error",
+    "test_bits_per_dim",
+    "reconstruction_max_abs_error",
+    "reconstruction_mean_abs_error",
+    "reconstruction_n",
+    "bit_exact",
+    "pixels_equal",
+    "n_parameters",
+    "train_seconds",
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -51,10 +66,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except InvertibleError as error:
         if os.environ.get("INVERTIBLE_TRACEBACK"):
             raise
-        _print(f"error: {error}", is_error=True)
+        show(f"error: {error}", is_error=True)
         return 2
     except KeyboardInterrupt:
-        _print("stopped", is_error=True)
+        show("stopped", is_error=True)
         return 130
     return 0
 
@@ -77,7 +92,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_train(add("train", _train, "train a recipe; any key of it can be overridden: --optimizer.lr 0.05", False))
     resume = add("resume", _resume, "go on with a run that was stopped; it ends with the same weights")
     resume.add_argument("folder", type=Path, metavar="RUN", help="the folder of a run")
-    _add_run(add("evaluate", _evaluate, "accuracy and reconstruction error of a run on its test images"))
+    _add_run(add("evaluate", _evaluate, "accuracy or likelihood, and reconstruction error, of a run on its test data"))
     reconstruct = add("reconstruct", _reconstruct, "reconstruct images from the last representation; writes a picture")
     _add_run(reconstruct)
     reconstruct.add_argument("--image", type=Path, help="any picture of yours; default: the test images")
@@ -86,6 +101,8 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         help="the PNG to write (default: RUN/reconstruction.png, RUN/reconstruction-NAME.png for --image)",
     )
+    add_sample(add("sample", sample, "draw from a run's flow: a picture, and the numbers"))
+    add_score(add("score", score, "how likely a run's flow finds your files, outliers first; default: its test data"))
     encode = add("encode", _encode, "a picture as the representation of an exact network, without loss")
     encode.add_argument("folder", type=Path, metavar="RUN", help="the folder of a run with an exact network")
     encode.add_argument(
@@ -115,7 +132,7 @@ class _RecipeHelp(argparse.Action):
         from invertible.train.read_recipe import recipe_parser
 
         keys = recipe_parser().format_help().split("\n\n", 1)[-1]
-        _print(f"{parser.format_help()}\nEvery key of a recipe can be overridden; in a YAML file they nest.\n\n{keys}")
+        show(f"{parser.format_help()}\nEvery key of a recipe can be overridden; in a YAML file they nest.\n\n{keys}")
         parser.exit()
 
 
@@ -143,7 +160,7 @@ def _is_demo(folder: Path, title: str) -> bool:
 def _train(options: argparse.Namespace, rest: list[str]) -> None:
     from invertible.train import read_recipe, train
 
-    _check_data_dir(options.data_dir)
+    check_data_dir(options.data_dir)
     overrides = [*rest, "--data.data_dir", options.data_dir] if options.data_dir else rest
     recipe = read_recipe(options.recipe, overrides)
     folder = options.out or Path("runs") / Path(options.recipe).with_suffix("").as_posix().strip("./").replace("/", "-")
@@ -169,31 +186,32 @@ def _say_resume(folder: Path) -> None:
 
     if int(os.environ.get("RANK", "0")) == 0 and (folder / "recipe.yaml").is_file():
         what = "Saved" if has_checkpoint(folder) else "Nothing saved yet"
-        _print(f"{what}. Go on with:  invertible resume {folder}", is_error=True)
+        show(f"{what}. Go on with:  invertible resume {folder}", is_error=True)
 
 
 def _evaluate(options: argparse.Namespace, rest: list[str]) -> None:
     from invertible.train import assess, load_run
 
-    _check_data_dir(options.data_dir)
+    check_data_dir(options.data_dir)
     run = load_run(options.folder, dtype=options.dtype)
-    _table(assess(run, run.test_images(options.data_dir)), f"{options.folder} on its test images")
+    what = "images" if run.scaling is not None else "points"
+    show_table(assess(run, run.test_data(options.data_dir)), f"{options.folder} on its test {what}")
 
 
 def _reconstruct(options: argparse.Namespace, rest: list[str]) -> None:
     from invertible.train import load_run, reconstruct_file, reconstruct_images
 
     run = load_run(options.folder, dtype=options.dtype)
-    _check_data_dir(options.data_dir)
+    check_data_dir(options.data_dir)
     path = _picture_path(options)
     if options.image is None:
         figures, note = reconstruct_images(run, run.test_images(options.data_dir), path), None
     else:
         figures, note = reconstruct_file(run, options.image, path)
     if note:
-        _print(f"note: {note}")
-    _table(figures, "reconstruction error, in units of the pixel range")
-    _print(f"picture: {path}")
+        show(f"note: {note}")
+    show_table(figures, "reconstruction error, in units of the pixel range")
+    show(f"picture: {path}")
 
 
 def _encode(options: argparse.Namespace, rest: list[str]) -> None:
@@ -206,9 +224,9 @@ def _encode(options: argparse.Namespace, rest: list[str]) -> None:
     encoding.save(options.out)
     about, n = encoding.description, encoding.values
     if note:
-        _print(f"note: {note}")
-    _print(f"{options.image}: {about.width}x{about.height} {about.mode}, {len(n):,} tiles, {n.numel():,} whole numbers")
-    _print(f"decoded again: every pixel the same. Encoding: {options.out}")
+        show(f"note: {note}")
+    show(f"{options.image}: {about.width}x{about.height} {about.mode}, {len(n):,} tiles, {n.numel():,} whole numbers")
+    show(f"decoded again: every pixel the same. Encoding: {options.out}")
 
 
 def _decode(options: argparse.Namespace, rest: list[str]) -> None:
@@ -222,7 +240,7 @@ def _decode(options: argparse.Namespace, rest: list[str]) -> None:
     device = "cpu" if encoding.description.device == "cpu" else None
     pixels, mode = decode_image(load_run(options.folder, device=device), encoding)
     write_lossless(pixels, mode, options.out)
-    _print(f"{pixels.shape[2]}x{pixels.shape[1]} {mode}, every pixel as it was encoded. Picture: {options.out}")
+    show(f"{pixels.shape[2]}x{pixels.shape[1]} {mode}, every pixel as it was encoded. Picture: {options.out}")
 
 
 def _picture_path(options: argparse.Namespace) -> Path:
@@ -231,18 +249,10 @@ def _picture_path(options: argparse.Namespace) -> Path:
 
     stem = "reconstruction" if options.image is None else f"reconstruction-{options.image.stem}"
     path = options.out or options.folder / f"{stem}.png"
-    if path.suffix.lower() not in (".png", ".pdf", ".svg", ".jpg"):
-        raise ConfigError("unknown kind of picture", expected="--out NAME.png (or .pdf, .svg, .jpg)", got=str(path))
+    check_picture(path)
     if options.image is not None and path.resolve() == options.image.resolve():
         raise ConfigError("--out would replace --image", expected="another file", got=str(path))
     return path
-
-
-def _check_data_dir(data_dir: str | None) -> None:
-    from invertible.errors import DataError
-
-    if data_dir is not None and not Path(data_dir).expanduser().is_dir():
-        raise DataError("no such --data-dir", expected="a folder", got=data_dir, hint="its path, or leave it out")
 
 
 def _recipes(options: argparse.Namespace, rest: list[str]) -> None:
@@ -257,54 +267,25 @@ def _recipes(options: argparse.Namespace, rest: list[str]) -> None:
     for name in recipe_names():
         recipe = read_recipe(name)
         table.add_row(name, recipe.title, recipe.data.name, str(recipe.training.epochs))
-    _print(table)
+    show(table)
 
 
 def _report(metrics: dict[str, Any], folder: Path) -> None:
     if os.environ.get("RANK", "0") != "0":  # under torchrun one process prints
         return
-    shown = (
-        "test_accuracy",
-        "reconstruction_max_abs_error",
-        "reconstruction_mean_abs_error",
-        "reconstruction_n",
-        "bit_exact",
-    )
-    _table({k: metrics[k] for k in (*shown, "n_parameters", "train_seconds") if k in metrics}, str(folder))
-    _print(
-        f"All figures: {folder}/metrics.json   curves: {folder}/curves.png\n"
-        + (f"Originals beside their reconstructions: {folder}/reconstruction.png\n" if shown[1] in metrics else "")
-        + f"Next: invertible evaluate {folder}\n"
-        + (
-            f"      invertible reconstruct {folder} --image PICTURE"
-            if shown[1] in metrics
-            else "      invertible recipes"
-        )
-    )
+    show_table({key: metrics[key] for key in SHOWN if key in metrics}, str(folder))
+    show("\n".join(_what_next(metrics, folder)))
 
 
-def _table(figures: dict[str, Any], title: str) -> None:
-    from rich.table import Table
-
-    _print(title)  # not the table's own title, which would break a long path in two
-    table = Table("figure", "value")
-    for name, value in figures.items():
-        table.add_row("bit-exact" if name == "bit_exact" else name.replace("_", " "), _shown(value))
-    _print(table)
-
-
-def _shown(value: object) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return f"{value:.4g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
-
-
-def _print(content: object, is_error: bool = False) -> None:
-    from rich.console import Console
-
-    console = Console(stderr=is_error, highlight=False, soft_wrap=isinstance(content, str))
-    console.print(content, markup=False)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+def _what_next(metrics: dict[str, Any], folder: Path) -> list[str]:
+    is_flow, is_invertible = "test_nats" in metrics, "reconstruction_max_abs_error" in metrics
+    lines = [f"All figures: {folder}/metrics.json   curves: {folder}/curves.png"]
+    if is_flow:
+        has_images = "test_bits_per_dim" in metrics
+        pictures = ("samples", "temperatures", "interpolations") if has_images else ("density",)
+        lines.append("Pictures: " + "   ".join(f"{folder}/{name}.png" for name in pictures))
+        return [*lines, f"Next: invertible sample {folder}", f"      invertible score {folder} FILES"]
+    if is_invertible:
+        lines.append(f"Originals beside their reconstructions: {folder}/reconstruction.png")
+    more = f"invertible reconstruct {folder} --image PICTURE" if is_invertible else "invertible recipes"
+    return [*lines, f"Next: invertible evaluate {folder}", f"      {more}"]

@@ -1,0 +1,28 @@
+"""Which task a model is for."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from invertible.data import Normalize
+from invertible.flow import Flow
+from invertible.train.classify import ClassificationTask
+from invertible.train.likelihood import LikelihoodTask
+from invertible.train.task import Task
+
+
+def task_of(model: nn.Module, normalize: Normalize | None) -> Task:
+    """Flows learn densities, everything else classifies.
+
+    Args:
+        model: The network.
+        normalize: Of its images; None if its data are points.
+
+    Returns:
+        The task.
+
+    Example:
+        >>> type(task_of(nn.Linear(1, 1), None)).__name__
+        'ClassificationTask'
+    """
+    return LikelihoodTask(normalize is not None) if isinstance(model, Flow) else ClassificationTask()
