@@ -10,9 +10,9 @@ import torch
 from jaxtyping import TypeCheckError
 from torch import nn
 
-from invertible import _checks
-from invertible.errors import ConvergenceError, DtypeError, NonFiniteError, ShapeError
-from invertible.layers import AdditiveCoupling, Permute
+from invertible import Inverse, VolumePreserving, _checks
+from invertible.errors import ConvergenceError, DtypeError, NonFiniteError, RangeError, ShapeError
+from invertible.layers import Permute
 
 NAN, INF = float("nan"), float("inf")
 
@@ -25,16 +25,19 @@ def test_annotations_are_enforced_on_arguments() -> None:
         Permute.reverse("3")
 
 
-class Pair(nn.Module):
+class Listed(VolumePreserving):
     """Returns no tensor, which no argument's annotation can tell."""
 
-    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        return x, x
+    def _forward(self, x, context):
+        return x
+
+    def _inverse(self, y, context):
+        return [y]
 
 
 def test_annotations_are_enforced_on_results() -> None:
     with pytest.raises(TypeCheckError, match="return value"):
-        AdditiveCoupling(Pair())(torch.zeros(1, 4))
+        Inverse(Listed())._forward(torch.zeros(1, 4), None)
 
 
 def test_annotations_of_the_core_are_all_enforced(not_enforced: list[str]) -> None:
@@ -213,6 +216,23 @@ def test_explained_prefers_our_own_words() -> None:
     assert isinstance(_checks.explained(torchs, torch.zeros(2).double(), linear, "net"), DtypeError)
     assert _checks.explained(torchs, torch.zeros(2), linear, "net") is torchs
     assert torchs.__notes__ == ["net called its network Linear on a tensor of shape (2,) and dtype float32."]
+
+
+def test_labels() -> None:
+    _checks.check_labels(torch.tensor([0, 2]), 3, "net")
+    _checks.check_labels(torch.tensor([], dtype=torch.int64), 3, "net")
+    with pytest.raises(RangeError, match="net got labels out of range: expected labels 0 to 2, got -1 to 3"):
+        _checks.check_labels(torch.tensor([3, -1]), 3, "net")
+    with pytest.raises(DtypeError, match="int64"):
+        _checks.check_labels(torch.tensor([0.0]), 3, "net")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_is_finite_sees_every_value_that_is_not(value: float) -> None:
+    assert _checks.is_finite(torch.tensor([1e38, 1e38, 1e38, 1e38]))  # though their sum overflows
+    assert not _checks.is_finite(torch.tensor([0.0, value, -value]))
+    assert _checks.is_finite(torch.tensor([value], device="meta"))
+    assert _checks.is_finite(torch.zeros(0))
 
 
 def test_every_function_is_under_test() -> None:

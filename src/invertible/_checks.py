@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -139,7 +140,7 @@ def check_finite(x: Tensor, name: str) -> None:
     Raises:
         NonFiniteError: If an element is NaN or infinite; the message counts them and names the first.
     """
-    if torch.compiler.is_compiling() or x.is_meta or _is_finite(x):
+    if is_finite(x):
         return
     bad = ~torch.isfinite(x)
     first = tuple(int(i) for i in bad.nonzero()[0])
@@ -148,13 +149,19 @@ def check_finite(x: Tensor, name: str) -> None:
     raise NonFiniteError(f"{name} must be finite", expected="only finite values", got=got, hint=hint)
 
 
-def _is_finite(x: Tensor) -> bool:
-    try:
-        return bool(torch.isfinite(x).all())
-    except RuntimeError as error:  # under torch.func.vmap there is no one value to look at
-        if "vmap" in str(error):
-            return True
-        raise
+def is_finite(x: Tensor) -> bool:
+    """Tell whether all values are finite.
+
+    Args:
+        x: Any tensor.
+
+    Returns:
+        False if one is NaN or infinite; True where that cannot be known (compile, torch.func, meta tensors).
+    """
+    if not can_look(x):
+        return True
+    x = x.detach()
+    return math.isfinite(x.sum().item()) or bool(torch.isfinite(x).all())  # a finite sum has finite summands only
 
 
 def check_labels(labels: Tensor, n_classes: int, name: str) -> None:
@@ -171,7 +178,7 @@ def check_labels(labels: Tensor, n_classes: int, name: str) -> None:
     """
     if labels.is_floating_point() or labels.dtype == torch.bool:
         raise DtypeError(f"{name} takes labels", expected="int64", got=describe(labels), hint="labels.long()")
-    if torch.compiler.is_compiling() or labels.device.type != "cpu" or not labels.numel() or is_batched(labels):
+    if labels.device.type != "cpu" or not labels.numel() or not can_look(labels):
         return
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high >= n_classes:
@@ -180,18 +187,18 @@ def check_labels(labels: Tensor, n_classes: int, name: str) -> None:
         raise RangeError(f"{name} got labels out of range", expected=expected, got=f"{low} to {high}", hint=hint)
 
 
-def is_batched(x: Tensor) -> bool:
-    """Tell whether a tensor is one of vmap's, whose values cannot be looked at.
+def can_look(x: Tensor | tuple[Tensor, ...]) -> bool:
+    """Tell whether tensors have values to look at.
 
     Args:
-        x: Any tensor.
+        x: A tensor or streams.
 
     Returns:
-        True inside `torch.func.vmap`.
+        False while compiling, under `torch.func` and on the meta device.
     """
-    while torch._C._functorch.is_gradtrackingtensor(x):
-        x = torch._C._functorch.get_unwrapped(x)
-    return torch._C._functorch.is_batchedtensor(x)
+    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+        return False
+    return not any(t.is_meta for t in (x if isinstance(x, tuple) else (x,)))
 
 
 def check_placement(x: Tensor, module: nn.Module, name: str) -> None:

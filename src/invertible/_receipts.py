@@ -72,20 +72,6 @@ def _stamp(map: nn.Module) -> int:
     return hash(tuple((id(p), 0 if p.is_inference() else p._version) for p in map.parameters()))
 
 
-def can_look(state: State) -> bool:
-    """Tell whether a state has values to look at.
-
-    Args:
-        state: A tensor or streams.
-
-    Returns:
-        False while compiling, under `torch.func` and on the meta device.
-    """
-    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
-        return False
-    return not any(t.is_meta for t in (state if isinstance(state, tuple) else (state,)))
-
-
 def _fingerprint(state: State) -> Tensor:
     streams = state if isinstance(state, tuple) else (state,)
     return torch.stack([_of_stream(t.detach(), 2 * i + 1) for i, t in enumerate(streams)]).sum(dim=0)

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from invertible._checks import describe
-from invertible._receipts import Receipts, can_look
+from invertible._checks import can_look, describe
+from invertible._receipts import Receipts
 from invertible.bijection import RUNNER, Bijection, Inverse, Method, zero_logdet
 from invertible.errors import ConfigError, ContextError, DtypeError
 from invertible.lattice import Lattice, session

@@ -16,7 +16,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from cases import CASES, WithContext, add, add_given, affine, affine_given, mlp
+from cases import CASES, TOLERANCE, WithContext, add, add_given, affine, affine_given, mlp
 from invertible import Bijection, Chain, Inverse, Split
 from invertible.chain import Each
 from invertible.errors import ConfigError, ContextError, DtypeError, NonFiniteError, ShapeError
@@ -307,7 +307,8 @@ def test_measured_drift_is_what_was_predicted_at_depth_64(make: Callable[..., Bi
             assert drift.error_rms <= drift.upper
         for block in report.blocks[:48]:  # the last blocks' few rounding errors scatter
             drift = block.drift[dtype]
-            assert drift.expected / 5 < drift.error_rms < 5 * drift.expected
+            # What a coupling divides by is to the bit what it multiplied by: part of the roundings cancels.
+            assert drift.expected / (5 if make is add else 20) < drift.error_rms < 5 * drift.expected
     ratio = report.blocks[0].drift["bfloat16"].error_rms / report.blocks[0].drift["float32"].error_rms
     assert 2**14 < ratio < 2**18  # of their roundings: 2^16
 
@@ -330,7 +331,12 @@ def test_errors_are_those_of_inverting_by_hand(make: Callable[..., Bijection]) -
     assert report.blocks[0].drift["float32"].error_rms > 0
 
 
-@pytest.mark.parametrize("name", [name for name in CASES if name.split("-")[0] in ("chain", "inverse")])
+CHAINS = [
+    name for name, case in CASES.items() if name.split("-")[0] in ("chain", "inverse") and case.tolerance == TOLERANCE
+]
+
+
+@pytest.mark.parametrize("name", CHAINS)
 def test_chains_of_all_kinds(name: str) -> None:
     case = CASES[name]
     chain, x = case.make(), case.x()

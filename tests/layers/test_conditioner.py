@@ -42,8 +42,11 @@ def test_mlp_heeds_hooks_and_other_layers_in_the_place_of_its_own() -> None:
     assert network(torch.zeros(1, 2, dtype=torch.float64)).shape == (1, 7)
 
 
-@pytest.mark.parametrize("network", [MLP(2, 3), ConvNet(2, 3, 4), ConvNet(2, 3, 4, actnorm=True), ResidualNet(2, 3, 4, 1)],
-                         ids=["mlp", "conv", "conv-actnorm", "residual"])  # fmt: skip
+@pytest.mark.parametrize(
+    "network",
+    [MLP(2, 3), ConvNet(2, 3, 4), ConvNet(2, 3, 4, actnorm=True), ResidualNet(2, 3, 4, 1)],
+    ids=["mlp", "conv", "conv-actnorm", "residual"],
+)
 def test_networks_start_at_zero(network: nn.Module) -> None:
     x = torch.randn(5, 2) if isinstance(network, MLP) else torch.randn(5, 2, 4, 4)
     assert not network(x).any()
@@ -52,8 +55,8 @@ def test_networks_start_at_zero(network: nn.Module) -> None:
 def test_a_context_vector_joins_the_first_layer() -> None:
     network = awake(MLP(2, 1, (4,), n_context=3))
     x, c = torch.randn(5, 2, dtype=torch.float64), torch.randn(5, 3, dtype=torch.float64)
-    joined = functional.linear(torch.cat([x, c], 1), torch.cat([network.first.weight, network.context.linear.weight], 1),
-                               network.first.bias)  # fmt: skip
+    weight = torch.cat([network.first.weight, network.context.linear.weight], 1)
+    joined = functional.linear(torch.cat([x, c], 1), weight, network.first.bias)
     assert_close(network(x, c), network.last(torch.relu(joined)))
 
 

@@ -2,32 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, NoReturn, cast
 
 import torch
 from torch import Tensor
 
-from invertible._receipts import can_look
 from invertible.bijection import Bijection, Inverse
 from invertible.chain import Chain, context_of
 from invertible.errors import NonFiniteError
 from invertible.streams import State, convert, first_stream
-
-
-def is_finite(x: Tensor) -> bool:
-    """Tell whether all values are finite; True where that cannot be known (compile, meta tensors, torch.func).
-
-    Args:
-        x: Any tensor.
-
-    Returns:
-        False if one is NaN or infinite.
-    """
-    if not can_look(x):
-        return True
-    x = x.detach()
-    return math.isfinite(x.sum().item()) or bool(torch.isfinite(x).all())  # a finite sum has finite summands only
 
 
 def explain_log_prob(bijection: Bijection, x: Tensor, context: Any, log_prob: Tensor) -> NoReturn:

@@ -16,8 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from invertible._checks import describe
-from invertible._receipts import can_look
+from invertible._checks import can_look, describe
 from invertible.bijection import Bijection
 from invertible.errors import ConfigError, RangeError
 from invertible.layers._sums import sum_events

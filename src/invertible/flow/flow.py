@@ -8,17 +8,17 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from invertible._checks import check_event_shape, check_floating, describe
+from invertible._checks import check_event_shape, check_floating, describe, is_finite
 from invertible.bijection import Bijection
 from invertible.errors import ConfigError, ContextError, DtypeError, ShapeError
 from invertible.flow import _store
-from invertible.flow._diagnose import explain_log_prob, explain_sample, is_finite
+from invertible.flow._diagnose import explain_log_prob, explain_sample
 from invertible.flow._inputs import Method, as_context, as_tensor, call_in, expanded, rows_of
 from invertible.flow._memory import rows_within
 from invertible.flow.base import Base
@@ -258,7 +258,7 @@ class Flow(nn.Module):
         _store.save(self, Path(path))
 
     @classmethod
-    def load(cls, path: str | Path) -> Self:
+    def load(cls, path: str | Path) -> Flow:
         """Read a flow back that is one of `invertible.models`; nothing is unpickled.
 
         Args:
@@ -269,7 +269,7 @@ class Flow(nn.Module):
         """
         return _store.load(cls, Path(path))
 
-    def load_weights(self, path: str | Path) -> Self:
+    def load_weights(self, path: str | Path) -> Flow:
         """Read the weights of a flow made by hand into one that is made the same way.
 
         Args:

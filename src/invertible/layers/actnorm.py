@@ -7,8 +7,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch._compile import _disable_dynamo
 
-from invertible._checks import check_channels
-from invertible._receipts import can_look
+from invertible._checks import can_look, check_channels
 from invertible.errors import ConfigError, NonFiniteError
 from invertible.layers._channels import ChannelAffine
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from invertible._receipts import can_look
+from invertible._checks import can_look
 from invertible.bijection import Bijection
 from invertible.errors import ConfigError, RangeError
 from invertible.layers._channels import ChannelAffine, wide

@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from invertible._checks import check_channels, check_placement, describe
-from invertible._receipts import can_look
+from invertible._checks import can_look, check_channels, check_placement, describe
 from invertible.bijection import Bijection
 from invertible.errors import ConfigError, NonFiniteError, RangeError
 from invertible.layers._channels import check_sizes, n_positions, wide

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from invertible._checks import check_placement, is_batched
+from invertible._checks import can_look, check_placement
 from invertible.bijection import Bijection
 from invertible.errors import ConfigError
 from invertible.layers._ode_dynamics import Dynamics, Rates, count_rates, rademacher
@@ -198,7 +198,7 @@ class ContinuousFlow(Bijection):
 
     def _check_traceable(self, z: Tensor) -> None:
         is_adaptive = self.solver.n_steps is None or self.solver.tableau is None
-        if is_adaptive and (torch.compiler.is_compiling() or is_batched(z)):
+        if is_adaptive and not (can_look(z) or z.is_meta):
             hint = "flow.solver = Solver('rk4', n_steps=20)"
             got = f"{self.solver.method} with n_steps={self.solver.n_steps}"
             raise ConfigError(
