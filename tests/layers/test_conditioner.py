@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from cases import assert_close
 from invertible.errors import ConfigError, ContextError, DtypeError, RangeError
-from invertible.layers.conditioner import MLP, ClassEmbedding, ConvNet, ResidualNet
+from invertible.layers.conditioner import MLP, ClassEmbedding, ConvNet, NormedConv2d, ResidualNet
 
 
 def awake(network: nn.Module) -> nn.Module:
@@ -73,6 +73,18 @@ def test_context_images_of_another_size_are_resized(make) -> None:
 def test_a_context_of_the_wrong_size_is_refused() -> None:
     with pytest.raises(ContextError, match=r"\(batch, 3\)"):
         MLP(2, 1, n_context=3)(torch.zeros(5, 2), torch.zeros(5, 4))
+
+
+def test_weight_normalisation_is_pytorch_s() -> None:
+    ours = NormedConv2d(2, 3).double()
+    with torch.no_grad():
+        ours.norm *= 1.5
+    theirs = nn.utils.parametrizations.weight_norm(nn.Conv2d(2, 3, 3, padding=1).double())
+    theirs.parametrizations.weight.original0 = nn.Parameter(ours.norm[:, None, None, None].detach())
+    theirs.parametrizations.weight.original1 = nn.Parameter(ours.weight.detach())
+    theirs.bias = ours.bias
+    x = torch.randn(2, 2, 4, 4, dtype=torch.float64)
+    assert_close(ours(x), theirs(x))
 
 
 def test_embedding_checks_its_labels() -> None:

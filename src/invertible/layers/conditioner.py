@@ -152,10 +152,42 @@ class ConvNet(nn.Module):
         return self.conv3(torch.relu_(self.norm2(self.conv2(h))))
 
 
+class NormedConv2d(nn.Conv2d):
+    """A 3x3 convolution with weight normalisation, which unlike PyTorch's parametrization can be pickled.
+
+    Args:
+        n_in: Channels in.
+        n_out: Channels out.
+        bias: Whether to add one.
+
+    Source: Salimans and Kingma 2016, equation 2.
+
+    Example:
+        >>> NormedConv2d(3, 8)(torch.ones(1, 3, 4, 4)).shape
+        torch.Size([1, 8, 4, 4])
+    """
+
+    def __init__(self, n_in: int, n_out: int, bias: bool = True) -> None:
+        super().__init__(n_in, n_out, 3, padding=1, bias=bias)
+        self.norm = nn.Parameter(torch.linalg.vector_norm(self.weight.detach(), dim=(1, 2, 3)))
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Convolve.
+
+        Args:
+            input: Shape (batch, n_in, height, width).
+
+        Returns:
+            Shape (batch, n_out, height, width).
+        """
+        scale = self.norm / torch.linalg.vector_norm(self.weight, dim=(1, 2, 3))
+        return functional.conv2d(input, self.weight * scale[:, None, None, None], self.bias, padding=1)
+
+
 class ResidualNet(nn.Module):
     """RealNVP's network: a 3x3 convolution, residual blocks (BatchNorm, ReLU, 3x3, BatchNorm, ReLU, 3x3), a 1x1.
 
-    All convolutions are weight-normalised.
+    The 3x3 convolutions are weight-normalised.
 
     Args:
         n_in: Channels in.
@@ -179,7 +211,7 @@ class ResidualNet(nn.Module):
         if min(n_in, n_out, hidden, n_blocks) < 1 or n_context < 0:
             got = f"{n_in} -> {n_blocks} x {hidden} -> {n_out}, n_context={n_context}"
             raise ConfigError("a ResidualNet has bad sizes", expected="positive numbers", got=got)
-        self.first = _normed(nn.Conv2d(n_in, hidden, 3, padding=1))
+        self.first = NormedConv2d(n_in, hidden)
         self.context = _AddContext(n_context, hidden) if n_context else None
         self.blocks = nn.ModuleList(_block(hidden) for _ in range(n_blocks))
         self.norm = nn.BatchNorm2d(hidden)
@@ -266,12 +298,8 @@ def _small(conv: nn.Conv2d) -> nn.Conv2d:
     return conv
 
 
-def _normed(conv: nn.Conv2d) -> nn.Module:
-    return nn.utils.parametrizations.weight_norm(conv)
-
-
 def _block(n: int) -> nn.Module:
     return nn.Sequential(
-        nn.BatchNorm2d(n), nn.ReLU(), _normed(nn.Conv2d(n, n, 3, padding=1, bias=False)),
-        nn.BatchNorm2d(n), nn.ReLU(), _normed(nn.Conv2d(n, n, 3, padding=1)),
+        nn.BatchNorm2d(n), nn.ReLU(), NormedConv2d(n, n, bias=False),
+        nn.BatchNorm2d(n), nn.ReLU(), NormedConv2d(n, n),
     )  # fmt: skip
