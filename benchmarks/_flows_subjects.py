@@ -67,7 +67,11 @@ def of_flow(flow: Any) -> Subject:
 
 
 def compiled(subject: Subject) -> Subject:
-    """The same with its three functions compiled; shapes are fixed."""
-    names = ("log_prob", "loss", "sample")
-    functions = {name: torch.compile(getattr(subject, name), dynamic=False) for name in names}
+    """The same with its three functions compiled; shapes are fixed.
+
+    Random numbers are drawn by PyTorch's own kernel: inductor's is slow on a CPU (256 x 64 of them take it longer
+    than the whole flow).
+    """
+    names, options = ("log_prob", "loss", "sample"), {"fallback_random": True}
+    functions = {name: torch.compile(getattr(subject, name), dynamic=False, options=options) for name in names}
     return replace(subject, **functions)
