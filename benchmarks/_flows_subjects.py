@@ -72,6 +72,7 @@ def compiled(subject: Subject) -> Subject:
     Random numbers are drawn by PyTorch's own kernel: inductor's is slow on a CPU (256 x 64 of them take it longer
     than the whole flow).
     """
-    names, options = ("log_prob", "loss", "sample"), {"fallback_random": True}
+    names = ("log_prob", "loss", "sample")
+    options: Any = {"fallback_random": True}  # a mode and options exclude each other, which confuses pyright
     functions = {name: torch.compile(getattr(subject, name), dynamic=False, options=options) for name in names}
     return replace(subject, **functions)

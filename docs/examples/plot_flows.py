@@ -17,7 +17,7 @@ from invertible.data.toys import toy
 
 names = ("moons", "8gaussians", "pinwheel", "checkerboard")
 data = {name: toy(name, 4000, seed=0) for name in names}
-flows = {name: Flow.fit(x, max_seconds=12) for name, x in data.items()}
+flows = {name: Flow.fit(x, max_seconds=8) for name, x in data.items()}
 for name, flow in flows.items():
     print(f"{name:13s} {flow.fitted.validation_nats:6.2f} nats held out, {flow.fitted.n_steps} steps")
 
@@ -49,7 +49,7 @@ for name, flow in flows.items():
 # checkerboard.
 x = data["checkerboard"]
 quadrant = (x[:, 0] > 0).long() + 2 * (x[:, 1] > 0).long()
-conditional = Flow.fit(x, context=quadrant, max_seconds=12)
+conditional = Flow.fit(x, context=quadrant, max_seconds=8)
 samples = conditional.sample(1500, context=torch.arange(4))
 figure, ax = plt.subplots(figsize=(3.2, 3), layout="constrained")
 for label in range(4):
@@ -69,7 +69,7 @@ torch.manual_seed(0)
 pixels = torch.from_numpy(load_digits().images).to(torch.uint8)[:, None]
 train, test = pixels[:1500], pixels[1500:]
 digits = glow_digits()
-digits.fit(train, max_seconds=60, batch_size=64, lr=1e-3)
+digits.fit(train, max_seconds=45, batch_size=64, lr=1e-3)
 with torch.no_grad():
     bits = digits.bits_per_dim(test)
 print(f"{bits.mean():.2f} +- {bits.std() / len(bits) ** 0.5:.2f} bits per dimension on {len(test)} test digits")

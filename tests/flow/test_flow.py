@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from cases import assert_close
+from cases import affine_given, assert_close
 from flow._make import conditional, couplings, normal, plane
 from invertible import Chain, Flow
 from invertible.errors import ConfigError, ContextError, DtypeError, ShapeError
@@ -23,7 +23,7 @@ from invertible.flow import (
     StandardNormal,
     UniformDequantization,
 )
-from invertible.layers import ActNorm, AffineCoupling
+from invertible.layers import ActNorm, AffineCoupling, Permute
 
 
 def grid(side: float = 12.0, n: int = 600) -> tuple[Tensor, float]:
@@ -166,12 +166,17 @@ def test_arrays_and_lists_are_data() -> None:
 
 def test_what_is_no_real_data_is_refused() -> None:
     flow = plane()
+    assert_close(flow.log_prob(torch.ones(3, 2, dtype=torch.int64)), flow.log_prob(torch.ones(3, 2)))  # counts
     with pytest.raises(DtypeError, match="real numbers"):
-        flow.log_prob(torch.zeros(3, 2, dtype=torch.int64))
+        flow.log_prob(torch.zeros(3, 2, dtype=torch.complex64))
+    with pytest.raises(DtypeError, match="real numbers"):
+        Flow(Permute.reverse(2), (2, 1, 1)).log_prob(torch.zeros(3, 2, 1, 1, dtype=torch.uint8))
     with pytest.raises(DtypeError, match="takes numbers"):
         flow.log_prob(np.array([["a", "b"]], dtype=object))
     with pytest.raises(ShapeError, match=r"\(batch, 2\)"):
         flow.log_prob(torch.zeros(5, 3))
+    with pytest.raises(ShapeError, match="pair all with all"):
+        Flow(affine_given(1), 2)(torch.zeros(3, 2), torch.zeros(3, 1, 2))
     with pytest.raises(ShapeError, match="no mean"):
         flow(torch.zeros(0, 2))
     with pytest.raises(ShapeError, match="base's shape"):

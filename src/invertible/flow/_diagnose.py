@@ -26,6 +26,8 @@ def explain_log_prob(bijection: Bijection, x: Tensor, context: Any, log_prob: Te
         NonFiniteError: Always; it names the column, the layer or the base.
     """
     _check_columns(x, "the data")
+    if isinstance(context, Tensor) and context.is_floating_point():
+        _check_columns(context, "the context")
     bad = ~torch.isfinite(log_prob)
     row = int(bad.nonzero()[0, 0])
     name = _first_bad(bijection, x, context, "")

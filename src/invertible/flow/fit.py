@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -18,6 +19,10 @@ from invertible.flow._training import Training
 
 if TYPE_CHECKING:
     from invertible.flow.flow import Flow
+
+
+SPREAD = 1e-3
+"""Standard deviation of the noise that constant columns get, relative to their value (or to 1)."""
 
 
 @dataclass(frozen=True)
@@ -201,6 +206,7 @@ def _fit(flow: Flow | None, x: Any, context: Any, options: FitOptions) -> Flow:
         order = torch.randperm(len(x), device=x.device)
         rows = order[n_held:], order[:n_held]
         if flow is None:
+            x = _spread(x)
             flow = _default_flow(x, context).to(x.device)  # an outlier counts wherever it fell
         training = Training(flow, x, context, rows, options)
         training.run()
@@ -248,6 +254,16 @@ def _rounded(x: Tensor, dtype: torch.dtype) -> Tensor:
     hint = "x - x.mean(0), or torch.set_default_dtype(torch.float64)"
     raise RangeError(f"fit: {str(dtype).removeprefix('torch.')} cannot tell a column's values apart",
                      expected="deviations that are not lost beside the mean", got=got, hint=hint)  # fmt: skip
+
+
+def _spread(x: Tensor) -> Tensor:
+    is_constant = (x == x[0]).all(dim=0)
+    if not bool(is_constant.any()):
+        return x
+    columns = ", ".join(map(str, is_constant.nonzero().flatten().tolist()[:10]))
+    text = f"constant columns ({columns}) get a little noise: the density of a single value would grow without bound"
+    warnings.warn(text, UserWarning, stacklevel=4)
+    return torch.where(is_constant, x + SPREAD * x[0].abs().clamp_min(1) * torch.randn_like(x), x)
 
 
 def _as_contexts(context: Any, x: Tensor, flow: Flow | None) -> Tensor | None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from operator import index
 from pathlib import Path
 from typing import Any
 
@@ -111,11 +112,16 @@ class Flow(nn.Module):
             Nats per data point, a scalar.
 
         Raises:
-            ShapeError: If there is no point to take the mean of.
+            ShapeError: If there is no point to take the mean of, or contexts and points pair up in more ways than one.
         """
+        x = as_tensor(x, self.base.here.device)
         log_prob = self.log_prob(x, context)
         if not log_prob.numel():
             raise ShapeError("an empty batch has no mean", expected="at least one data point", got="none")
+        if log_prob.numel() * math.prod(self.event_shape) != x.numel():  # labels of shape (n, 1), say
+            expected = "one context per data point, or one for all"
+            got = f"{tuple(x.shape)}, and contexts that make it {tuple(log_prob.shape)} pairs"
+            raise ShapeError("a loss does not pair all with all", expected=expected, got=got, hint="context.squeeze(1)")
         return -log_prob.mean()
 
     def log_prob(self, x: Any, context: Any = None) -> Tensor:
@@ -285,7 +291,8 @@ class Flow(nn.Module):
         here = self.base.here
         own, x, context = here.dtype, as_tensor(x, here.device), as_context(context, here.device)
         if not x.is_floating_point():
-            if self.dequantization is None and method != self._decode:
+            # A table's counts are fine; pixels must be dequantised.
+            if self.dequantization is None and (len(self.event_shape) > 1 or x.is_complex()):
                 check_floating(x, "Flow")
             x = x.to(own)
         if x.dtype == own:
@@ -327,6 +334,8 @@ class Flow(nn.Module):
         self, x: Tensor, shape: tuple[int, ...], context: Tensor | None
     ) -> tuple[Tensor, tuple[int, ...], Tensor | None, Tensor | None]:
         # Data as (batch, ...), their leading shape, the context for the base and that for the bijection.
+        if shape == (1,) and (x.ndim == 0 or x.shape[-1] != 1):  # numbers, not vectors of one
+            x = x.unsqueeze(-1)
         n = x.ndim - len(shape)
         if n < 0 or tuple(x.shape[n:]) != shape:
             check_event_shape(x, shape, "Flow")
@@ -372,7 +381,7 @@ class Flow(nn.Module):
         # The leading shape of samples, how many there are, the context for the base and that for the bijection.
         if not 0 <= temperature < math.inf:
             raise ConfigError("a bad temperature", expected="0 or more, finite", got=temperature)
-        lead = (n,) if isinstance(n, int) else tuple(n)
+        lead = tuple(map(index, n)) if isinstance(n, Sequence) else (index(n),)
         if min(lead, default=0) < 0:
             raise ConfigError("a bad number of samples", expected="0 or more", got=n)
         raw, own, contexts = self._contexts(as_context(context, self.base.here.device))

@@ -53,6 +53,8 @@ class MLP(nn.Module):
         hidden: Widths of the hidden layers.
         activation: "relu", "tanh", "silu" or "elu".
         n_context: Numbers in a context, which joins the first hidden layer; 0: it is called without one.
+        clip: Inputs are clipped to [-clip, clip], so that far out the network says what it says there, instead of
+            extrapolating; None: they are not.
 
     Raises:
         ConfigError: If there is no hidden layer, or a size is below 1.
@@ -69,6 +71,7 @@ class MLP(nn.Module):
         hidden: Sequence[int] = (64, 64),
         activation: Activation = "relu",
         n_context: int = 0,
+        clip: float | None = None,
     ) -> None:
         super().__init__()
         if not hidden or min(n_in, n_out, *hidden) < 1 or n_context < 0:
@@ -76,7 +79,7 @@ class MLP(nn.Module):
             raise ConfigError("an MLP has bad sizes", expected="positive numbers and a hidden layer", got=got)
         if activation not in _ACTIVATIONS:
             raise ConfigError("an MLP has a bad activation", expected=", ".join(_ACTIVATIONS), got=repr(activation))
-        widths, self._activate = list(hidden), _ACTIVATIONS[activation]
+        widths, self._activate, self.clip = list(hidden), _ACTIVATIONS[activation], clip
         self.first = nn.Linear(n_in, widths[0])
         self.context = _AddContext(n_context, widths[0]) if n_context else None
         self.rest = nn.ModuleList(nn.Linear(n, m) for n, m in pairwise(widths))
@@ -94,7 +97,7 @@ class MLP(nn.Module):
         """
         # `self.first` would cost half a microsecond each time.
         parts, activate = cast("dict[str, nn.Module]", self._modules), self._activate
-        h = _linear(parts["first"], x)
+        h = _linear(parts["first"], x if self.clip is None else x.clamp(-self.clip, self.clip))
         if context is not None and parts["context"] is not None:
             h = parts["context"](h, context)
         h = activate(h)

@@ -69,7 +69,8 @@ class Permute(VolumePreserving):
         Returns:
             The layer.
         """
-        return cls(torch.randperm(n_channels, generator=torch.Generator().manual_seed(seed)))
+        order = torch.randperm(n_channels, generator=torch.Generator().manual_seed(seed), device="cpu")
+        return cls(order)
 
     def _forward(self, x: Tensor, context: None) -> Tensor:
         check_channels(x, len(self.permutation), "Permute", self.dim)

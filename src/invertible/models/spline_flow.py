@@ -34,7 +34,7 @@ NORMAL_QUARTILES = 1.349
 
 
 def spline_flow(
-    in_shape: Sequence[int] = (2,),
+    in_shape: int | Sequence[int] = (2,),
     n_couplings: int = 6,
     hidden: Sequence[int] = (64, 64),
     n_bins: int = 8,
@@ -53,7 +53,7 @@ def spline_flow(
     turns; a single number gets a spline of its own (with a context, a normal base that depends on it).
 
     Args:
-        in_shape: Of a data point.
+        in_shape: Of a data point; a number stands for a vector.
         n_couplings: How many.
         hidden: Widths of their networks.
         n_bins: Bins of each spline.
@@ -79,6 +79,7 @@ def spline_flow(
         torch.Size([5])
     """
     arguments = dict(locals())
+    in_shape = (in_shape,) if isinstance(in_shape, int) else tuple(in_shape)
     size, n = math.prod(in_shape), context_size(n_classes, n_context)
     if size < 1 or n_couplings < 1:
         got = f"in_shape={tuple(in_shape)}, n_couplings={n_couplings}"
@@ -112,7 +113,7 @@ def _step(i: int, size: int, hidden: Sequence[int], spline: tuple[int, float], n
     halves = (size // 2, size - size // 2)
     source, target = halves if i % 2 == 0 else halves[::-1]
     n_bins, bound = spline
-    network = MLP(source, target * (3 * n_bins - 1), hidden, n_context=n_context)
+    network = MLP(source, target * (3 * n_bins - 1), hidden, n_context=n_context, clip=bound)
     coupling = SplineCoupling(
         network, n_bins, bound, "first" if i % 2 else "second", sizes=halves, takes_context=n_context > 0
     )
@@ -139,12 +140,19 @@ def fitted_to(x: Tensor, context: Tensor | None) -> Flow:
 
     Returns:
         An untrained flow.
+
+    Raises:
+        ConfigError: If labels are numbered so that most classes would be empty.
     """
     n_classes = n_context = None
     if context is not None and context.is_floating_point():
         n_context = context[:1].numel()
     elif context is not None:
         n_classes = int(context.max()) + 1
+        n_seen = len(context.unique())
+        if n_classes > 100 and n_classes > 10 * n_seen:
+            hint = "number the labels from 0: torch.unique(labels, return_inverse=True)[1]"
+            raise ConfigError("labels leave most classes empty", expected="0, 1, 2, ...", got=n_classes - 1, hint=hint)
     n_columns = x.shape[1]
     hidden = (64, 64) if n_columns < 16 else (128, 128)
     measured = _measured(x)

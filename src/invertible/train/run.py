@@ -71,7 +71,8 @@ class Run:
         if isinstance(self.model, Classifier):
             return self.model
         hint = "train an i-RevNet, e.g. `invertible train irevnet/digits`"
-        got = f"{self.recipe.model.name}, which drops information on its way"
+        is_flow = isinstance(self.model, Flow)
+        got = f"{self.recipe.model.name}, " + ("a flow" if is_flow else "which drops information on its way")
         raise ConfigError("this network cannot reconstruct", expected="a Classifier", got=got, hint=hint)
 
     @property
