@@ -1,6 +1,7 @@
 """Sphinx: furo, MyST, a gallery whose examples run when the docs are built, and the API from the docstrings."""
 
 import importlib.metadata
+import re
 import warnings
 
 warnings.filterwarnings("ignore", category=UserWarning, module="sphinx_gallery")
@@ -41,3 +42,18 @@ sphinx_gallery_conf = {
     "matplotlib_animations": False,
     "abort_on_example_error": True,
 }
+
+
+def _plain_text(app, what, name, obj, options, lines):
+    """Docstrings are prose: a star, a bar or a trailing underscore means itself."""
+    in_code = False
+    for i, line in enumerate(lines):
+        in_code = line.lstrip().startswith(">>>") or (in_code and bool(line.strip()))
+        if not in_code:
+            spans = re.split(r"(`+[^`]*`+)", line)
+            spans[::2] = [re.sub(r"(?<!\\)([*|]|(?<=\w)_(?!\w))", r"\\\1", span) for span in spans[::2]]
+            lines[i] = "".join(spans)
+
+
+def setup(app):
+    app.connect("autodoc-process-docstring", _plain_text, priority=400)  # before napoleon
