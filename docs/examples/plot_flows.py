@@ -54,7 +54,7 @@ samples = conditional.sample(1500, context=torch.arange(4))
 figure, ax = plt.subplots(figsize=(3.2, 3), layout="constrained")
 for label in range(4):
     ax.scatter(*samples[:, label].T, s=1, label=f"label {label}")
-ax.set(xticks=[], yticks=[], aspect="equal")
+ax.set(xticks=[], yticks=[], aspect="equal", xlim=(-5, 5), ylim=(-5, 5))
 
 # %%
 # Images
