@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -17,8 +19,9 @@ class ActNorm(ChannelAffine):
 
     In training mode the first call of `forward` gives each channel mean 0 and standard deviation 1 over batch and
     positions; from then on shift and log-scale are parameters like any other. A channel that is constant in that batch
-    keeps scale 1. Before, in eval mode, and from the inverse, the layer is the identity. The state dict says whether
-    the layer is initialised (`initialised`); the attribute `is_initialised` says the same without a look at a tensor.
+    keeps scale 1, with a warning. Before, in eval mode, and from the inverse, the layer is the identity. The state dict
+    says whether the layer is initialised (`initialised`); the attribute `is_initialised` says the same without a look
+    at a tensor.
 
     Over several processes (`torch.distributed`) the statistics are those of all of them, so all of them must run the
     first batch. Under FSDP, `torch.func`, `torch.export` and a full-graph `torch.compile`, initialise before.
@@ -37,8 +40,8 @@ class ActNorm(ChannelAffine):
 
     Example:
         >>> actnorm = ActNorm(2)
-        >>> actnorm(torch.tensor([[1.0, 5.0], [3.0, 5.0]])).tolist()
-        [[-1.0, 0.0], [1.0, 0.0]]
+        >>> actnorm(torch.tensor([[1.0, 5.0], [3.0, 6.0]])).tolist()
+        [[-1.0, -1.0], [1.0, 1.0]]
         >>> actnorm.is_initialised
         True
     """
@@ -79,9 +82,11 @@ class ActNorm(ChannelAffine):
         mean, std = moments
         self._check_finite(mean, std)
         self.shift.copy_(-mean)
-        self.log_scale.copy_(-_floored(std, mean, self.log_scale.dtype).log())
+        floored = _floored(std, mean, self.log_scale.dtype)
+        self.log_scale.copy_(-floored.log())
         self.initialised.fill_(True)
         self.is_initialised = True
+        self._warn_if_constant(int((floored != std).sum()))
 
     def _prepare(self, x: Tensor) -> None:
         if self.training and not self.is_initialised:
@@ -92,6 +97,11 @@ class ActNorm(ChannelAffine):
 
     def _log_scale(self, dtype: torch.dtype) -> Tensor:
         return self.log_scale.to(dtype)
+
+    def _warn_if_constant(self, n: int) -> None:
+        if n:
+            text = f"{n} of the {self.n_features} channels of an ActNorm are constant in its first batch"
+            warnings.warn(f"{text} and keep scale 1: begin with a full, typical batch", UserWarning, stacklevel=3)
 
     def _check_finite(self, mean: Tensor, std: Tensor) -> None:
         bad = ~(mean.isfinite() & std.isfinite())
