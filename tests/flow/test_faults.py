@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from cases import assert_close
 from invertible import Chain, Flow
-from invertible.errors import ConvergenceError
+from invertible.errors import ConvergenceError, NonFiniteError
 from invertible.flow import StandardNormal
 from invertible.layers import AffineCoupling, ContinuousFlow, SigmoidCoupling, Solver
 from invertible.models import (
@@ -190,6 +190,18 @@ def test_hard_columns_leave_values_and_gradients_finite(make: Callable[[], Flow]
         loss.backward()
         assert bool(loss.isfinite())
         assert all(bool(p.grad.isfinite().all()) for p in flow.parameters() if p.grad is not None)
+
+
+@pytest.mark.parametrize("make", [realnvp_2d, lambda: spline_flow(2), ffjord_2d], ids=["realnvp", "spline", "ffjord"])
+def test_nan_is_named_whichever_way_it_goes(make: Callable[[], Flow]) -> None:
+    flow, x = make().eval(), torch.tensor([[0.0, 1.0], [0.0, float("nan")]])
+    with pytest.raises(NonFiniteError, match=r"the data must be finite.*column 1 of row 1"):
+        flow.log_prob(x)
+    if not isinstance(flow.bijection[0], ContinuousFlow):  # that says itself that its field is not finite
+        with pytest.raises(NonFiniteError, match=r"the data must be finite.*column 1 of row 1"):
+            flow.encode(x)
+        with pytest.raises(NonFiniteError, match=r"the latents must be finite.*column 1 of row 1"):
+            flow.decode(x)
 
 
 def test_state_travels_as_bytes() -> None:

@@ -25,9 +25,9 @@ def explain_log_prob(bijection: Bijection, x: Tensor, context: Any, log_prob: Te
     Raises:
         NonFiniteError: Always; it names the column, the layer or the base.
     """
-    _check_columns(x, "the data")
+    check_columns(x, "the data")
     if isinstance(context, Tensor) and context.is_floating_point():
-        _check_columns(context, "the context")
+        check_columns(context, "the context")
     bad = ~torch.isfinite(log_prob)
     row = int(bad.nonzero()[0, 0])
     name = _first_bad(bijection, x, context, "")
@@ -37,6 +37,22 @@ def explain_log_prob(bijection: Bijection, x: Tensor, context: Any, log_prob: Te
     hint = f"row {row} has a value as large as {largest:.3g}: standardise the data (layers.Standardize.fit, SoftTails),"
     hint += " bound the scales, or a smaller learning rate" if name else " or a base that is positive everywhere"
     raise NonFiniteError("the log-density is not finite", expected="finite nats", got=got, hint=hint)
+
+
+def explain_latents(bijection: Bijection, x: Tensor, context: Any) -> NoReturn:
+    """Say why latents are not finite.
+
+    Args:
+        bijection: From data to latents.
+        x: The data as they entered it, shape (batch, ...).
+        context: Its context.
+
+    Raises:
+        NonFiniteError: Always; it names the column or the layer.
+    """
+    check_columns(x, "the data")
+    got = f"the first layer to give NaN or infinity is {_first_bad(bijection, x, context, '')}"
+    raise NonFiniteError("latents are not finite", got=got, hint="standardised data, bounded scales, float64")
 
 
 def explain_sample(bijection: Bijection, z: Tensor, context: Any, x: Tensor) -> NoReturn:
@@ -51,14 +67,23 @@ def explain_sample(bijection: Bijection, z: Tensor, context: Any, x: Tensor) -> 
     Raises:
         NonFiniteError: Always; it names the latents or the layer.
     """
-    _check_columns(z, "the latents")
+    check_columns(z, "the latents")
     n_bad = int((~torch.isfinite(x)).flatten(1).any(1).sum())
     name = _first_bad(Inverse(bijection), z, context, "")
     got = f"{n_bad} of {len(x)} samples; the first layer whose inverse gives one is {name}"
     raise NonFiniteError("samples are not finite", got=got, hint="a lower temperature, bounded scales, float64")
 
 
-def _check_columns(x: Tensor, name: str) -> None:
+def check_columns(x: Tensor, name: str) -> None:
+    """Refuse NaN and infinity, naming the first one's column and row.
+
+    Args:
+        x: Shape (batch, ...).
+        name: What it is.
+
+    Raises:
+        NonFiniteError: If a value is not finite.
+    """
     bad = ~torch.isfinite(x)
     if not bool(bad.any()):
         return

@@ -17,9 +17,9 @@ from torch.distributions import Distribution
 
 from invertible._checks import check_event_shape, check_floating, describe, is_finite
 from invertible.bijection import Bijection
-from invertible.errors import ConfigError, ContextError, DtypeError, ShapeError
+from invertible.errors import ConfigError, ContextError, ConvergenceError, DtypeError, ShapeError
 from invertible.flow import _store
-from invertible.flow._diagnose import explain_log_prob, explain_sample
+from invertible.flow._diagnose import check_columns, explain_latents, explain_log_prob, explain_sample
 from invertible.flow._inputs import Method, as_context, as_tensor, call_in, expanded, rows_of
 from invertible.flow._memory import rows_within
 from invertible.flow.base import Base
@@ -305,7 +305,11 @@ class Flow(nn.Module):
         extra = None
         if self.dequantization is not None:
             flat, extra = self.dequantization(flat, own)
-        z, logdet = self.bijection.forward_with_logdet(flat, own)
+        try:
+            z, logdet = self.bijection.forward_with_logdet(flat, own)
+        except ConvergenceError:
+            check_columns(flat, "the data")  # NaN is the likelier reason for an equation that cannot be solved
+            raise
         self._check_latents(z)
         log_prob = self.base.log_prob(z, raw) + logdet
         if not is_finite(log_prob):
@@ -318,11 +322,13 @@ class Flow(nn.Module):
         flat = flat if self.dequantization is None else self.dequantization(flat, own)[0]
         z = self.bijection(flat, own)
         self._check_latents(z)
+        if not is_finite(z):
+            explain_latents(self.bijection, flat, own)
         return z.reshape(*lead, *self.base.event_shape)
 
     def _decode(self, z: Tensor, context: Tensor | None) -> Tensor:
         flat, lead, _, own = self._flat(z, self.base.event_shape, context)
-        x = self.bijection.inverse(flat, own)
+        x = self._decoded(flat, own)
         return (x if self.dequantization is None else self.dequantization.quantise(x)).reshape(*lead, *self.event_shape)
 
     def _check_latents(self, z: Tensor) -> None:
