@@ -5,9 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import math
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -19,6 +16,7 @@ from cases import affine_conv
 from invertible import Chain, Inverse
 from invertible.errors import ConfigError, DtypeError, NonFiniteError, ShapeError
 from invertible.layers import ActNorm, AffineCoupling
+from two_processes import run_two
 
 
 def moments(y: Tensor, dim: int = 1) -> tuple[Tensor, Tensor]:
@@ -281,46 +279,37 @@ class Both(nn.Module):
 # --- processes ---
 
 SCRIPT = """
-import datetime, json, sys
-import torch, torch.distributed as dist
+import json
+import torch
 from torch.nn.parallel import DistributedDataParallel as DDP
 from invertible.layers import ActNorm
-folder, rank = sys.argv[1], int(sys.argv[2])
-torch.set_num_threads(1)
-timeout = datetime.timedelta(seconds=20)
-dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2, timeout=timeout)
-torch.manual_seed(0)
-x = torch.randn(7, 3, 2, dtype=torch.float64) * 5 + 1000
-parts = [x[:5], x[5:]]
-found = {}
-alone = DDP(ActNorm(3).double())
-found["image"] = alone(parts[rank])[0].tolist()
-found["state"] = {name: value.tolist() for name, value in alone.module.state_dict().items()}
-uneven = ActNorm(3).double()
-uneven(x if rank else x[:0])
-found["uneven"] = uneven.shift.tolist(), uneven.is_initialised
-try:
-    ActNorm(3).double()(x if rank else x * float("nan"))
-    found["error"] = "none"
-except Exception as error:
-    found["error"] = type(error).__name__
-open(f"{folder}/rank{rank}.json", "w").write(json.dumps(found))
-dist.barrier()
-dist.destroy_process_group()
+from two_processes import as_rank
+
+def work(folder, rank):
+    torch.manual_seed(0)
+    x = torch.randn(7, 3, 2, dtype=torch.float64) * 5 + 1000
+    parts = [x[:5], x[5:]]
+    found = {}
+    alone = DDP(ActNorm(3).double())
+    found["image"] = alone(parts[rank])[0].tolist()
+    found["state"] = {name: value.tolist() for name, value in alone.module.state_dict().items()}
+    uneven = ActNorm(3).double()
+    uneven(x if rank else x[:0])
+    found["uneven"] = uneven.shift.tolist(), uneven.is_initialised
+    try:
+        ActNorm(3).double()(x if rank else x * float("nan"))
+        found["error"] = "none"
+    except Exception as error:
+        found["error"] = type(error).__name__
+    open(f"{folder}/rank{rank}.json", "w").write(json.dumps(found))
+
+as_rank(work)
 """
 
 
 def test_processes_agree_on_the_statistics_of_the_whole_batch(tmp_path: Path) -> None:
-    (tmp_path / "program.py").write_text(SCRIPT)
-    commands = [[sys.executable, str(tmp_path / "program.py"), str(tmp_path), str(rank)] for rank in range(2)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    processes = [subprocess.Popen(c, stderr=subprocess.PIPE, text=True, env=environment) for c in commands]
-    try:
-        errors = [process.communicate(timeout=120)[1] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    assert [process.returncode for process in processes] == [0, 0], errors
+    done = run_two(SCRIPT, tmp_path)
+    assert [code for code, _ in done] == [0, 0], done
     found = [json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in range(2)]
     torch.manual_seed(0)
     x = torch.randn(7, 3, 2, dtype=torch.float64) * 5 + 1000

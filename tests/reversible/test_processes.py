@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 
 import pytest
 
+from two_processes import run_two
+
 # Each part reports for itself, so that one that fails does not hide the others. Rank r has half r of the batch.
 SCRIPT = """
-import datetime, json, sys, traceback
+import json, traceback
 import torch, torch.distributed as dist
 from torch import nn
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel as DDP
 from invertible import Chain
 from invertible.layers import AdditiveCoupling, AffineCoupling
+from two_processes import as_rank
 
 def net():
     return nn.Sequential(nn.Linear(4, 6), nn.LayerNorm(6), nn.Tanh(), nn.Linear(6, 4))
@@ -106,9 +106,7 @@ def fsdp(memory, rank, where, exact=False, **options):
     fully_shard(model, **options)
     compare(train(model, rank), expected)
 
-def main(folder, rank):
-    store, timeout = f"file://{folder}/store", datetime.timedelta(seconds=20)
-    dist.init_process_group("gloo", init_method=store, rank=rank, world_size=2, timeout=timeout)
+def work(folder, rank):
     parts = {}
     for memory in ("checkpoint", "reconstruct"):
         unused = {"build_options": {"make": SometimesUnused}, "find_unused_parameters": True}
@@ -139,11 +137,9 @@ def main(folder, rank):
             found[name] = traceback.format_exc()[-1500:]
         dist.barrier()
         open(f"{folder}/rank{rank}.json", "w").write(json.dumps(found))
-    dist.destroy_process_group()
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
-    main(sys.argv[1], int(sys.argv[2]))
+    as_rank(work)
 """
 SAVING = ["checkpoint", "reconstruct"]
 DDP = ["ddp", "ddp exact", "ddp shared", "ddp unused", "ddp static", "ddp views", "ddp accumulating", "ddp likelihood"]
@@ -153,25 +149,20 @@ FSDP = ["fsdp root", "fsdp root resharded", "fsdp member", "fsdp member exact"]
 @pytest.fixture(scope="module")
 def reports(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, str]]:
     folder = tmp_path_factory.mktemp("processes")
-    (folder / "program.py").write_text(SCRIPT)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    commands = [[sys.executable, str(folder / "program.py"), str(folder), str(rank)] for rank in range(2)]
-    processes = [subprocess.Popen(c, stderr=subprocess.PIPE, text=True, env=environment) for c in commands]
     found: list[dict[str, str]] = []
-    try:
-        errors = [process.communicate(timeout=120)[1] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    for rank, error in enumerate(errors):
+    for rank, (code, output) in enumerate(run_two(SCRIPT, folder)):
         path = folder / f"rank{rank}.json"
         found.append(json.loads(path.read_text()) if path.exists() else {})
-        found[rank]["stderr"] = error[-3000:]
+        found[rank] |= {"exit code": str(code), "output": output[-3000:]}
     return found
 
 
 def outcomes(reports: list[dict[str, str]], name: str) -> list[str]:
-    return [report.get(name, f"did not report: {report['stderr']}") for report in reports]
+    return [report.get(name, f"did not report: {report['output']}") for report in reports]
+
+
+def test_both_processes_end_well(reports: list[dict[str, str]]) -> None:
+    assert [report["exit code"] for report in reports] == ["0", "0"], reports
 
 
 @pytest.mark.parametrize("memory", SAVING)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import gc
+import importlib
 import math
 import time
 from collections.abc import Callable
@@ -109,6 +110,7 @@ def make_accelerator(training: TrainingConfig) -> Accelerator:
     on_cpu = training.device == "cpu" or not torch.accelerator.is_available()
     if on_cpu and training.precision == "float16":
         raise ConfigError("training.precision does not fit the CPU", expected="float32 or bfloat16", got="float16")
+    _import_before_the_group()
     AcceleratorState._reset_state()  # accelerate refuses a second precision in one process otherwise
     accelerator = Accelerator(cpu=on_cpu, mixed_precision=PRECISIONS[training.precision])
     if accelerator.num_processes > 1:
@@ -116,8 +118,16 @@ def make_accelerator(training: TrainingConfig) -> Accelerator:
     return accelerator
 
 
+def _import_before_the_group() -> None:
+    # Functions of this module have the default process group as default argument, made when it is imported (which the
+    # first optimizer or DDP model does): imported later, it would keep the group alive for ever.
+    if torch.distributed.is_available():
+        importlib.import_module("torch.distributed.nn.functional")
+
+
 def _leave_group(accelerator: Accelerator) -> None:
-    # A process group that outlives Python aborts the exit, and a DDP model that is still referenced keeps it alive.
+    # A process group that outlives Python can abort the exit: its threads drop tensors, for which they need Python. A
+    # DDP model that is still referenced keeps it alive.
     accelerator.free_memory()
     accelerator.end_training()
     gc.collect()
