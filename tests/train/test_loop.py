@@ -106,6 +106,8 @@ def assert_same(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
 HARD = {
     "sgd": {"optimizer": OptimizerConfig(nesterov=True), "ema": 0.9},
     "adamw": {"optimizer": OptimizerConfig("adamw", lr=1e-2), "schedule": ScheduleConfig("step", milestones=[1])},
+    "adam": {"optimizer": OptimizerConfig("adam", lr=1e-2, beta2=0.99), "ema": 0.9},
+    "adamax": {"optimizer": OptimizerConfig("adamax", lr=3e-3, clip_norm=1.0)},
     "micro batches": {"micro_batches": 3, "ema": 0.5},
     "no momentum": {"optimizer": OptimizerConfig(momentum=0.0)},
     "bfloat16": {"precision": "bfloat16"},

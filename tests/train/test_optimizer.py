@@ -106,6 +106,48 @@ def test_the_numbers_arrive() -> None:
     assert [g["lr"] for g in adamw.param_groups] == [0.5, 0.5]
 
 
+@pytest.mark.parametrize(("name", "kind"), [("adam", "Adam"), ("adamw", "AdamW"), ("adamax", "Adamax")])
+def test_both_betas_arrive(name: str, kind: str) -> None:
+    optimizer = make_optimizer(network(), OptimizerConfig(name, 0.2, 0.7, beta2=0.99, decay_norms=False))
+    assert type(optimizer).__name__ == kind
+    assert {(g["lr"], g["betas"]) for g in optimizer.param_groups} == {(0.2, (0.7, 0.99))}
+
+
+def first_steps(config: OptimizerConfig, gradients: list[float], start: float) -> list[float]:
+    model = nn.Linear(1, 1, bias=False).double()
+    model.weight.data.fill_(start)
+    optimizer, found = make_optimizer(model, config), []
+    for gradient in gradients:
+        model.weight.grad = torch.full_like(model.weight, gradient)
+        optimizer.step()
+        found.append(model.weight.item())
+    return found
+
+
+def test_adam_by_hand() -> None:
+    # Kingma and Ba 2015, algorithm 1, with an L2 penalty; beta2 as in Residual Flow.
+    lr, b1, b2, decay, w, m, v, expected = 0.1, 0.9, 0.99, 0.5, 2.0, 0.0, 0.0, []
+    for t, gradient in enumerate([1.0, -3.0, 0.5], start=1):
+        g = gradient + decay * w
+        m, v = b1 * m + (1 - b1) * g, b2 * v + (1 - b2) * g * g
+        w -= lr * (m / (1 - b1**t)) / (math.sqrt(v / (1 - b2**t)) + 1e-8)
+        expected.append(w)
+    config = OptimizerConfig("adam", lr, b1, weight_decay=decay, beta2=b2)
+    assert first_steps(config, [1.0, -3.0, 0.5], 2.0) == pytest.approx(expected, rel=1e-12)
+
+
+def test_adamax_by_hand() -> None:
+    # Kingma and Ba 2015, algorithm 2, with an L2 penalty.
+    lr, b1, b2, decay, w, m, u, expected = 0.003, 0.9, 0.95, 0.5, 2.0, 0.0, 0.0, []
+    for t, gradient in enumerate([1.0, -3.0, 0.1], start=1):
+        g = gradient + decay * w
+        m, u = b1 * m + (1 - b1) * g, max(b2 * u, abs(g) + 1e-8)
+        w -= lr / (1 - b1**t) * m / u
+        expected.append(w)
+    config = OptimizerConfig("adamax", lr, b1, weight_decay=decay, beta2=b2)
+    assert first_steps(config, [1.0, -3.0, 0.1], 2.0) == pytest.approx(expected, rel=1e-9)
+
+
 @pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.5])
 def test_label_smoothing_by_hand(smoothing: float) -> None:
     logits, y = torch.tensor([[2.0, 0.0, -1.0], [0.5, 0.5, 3.0]]), torch.tensor([0, 1])

@@ -9,6 +9,8 @@ from torch import nn
 
 from invertible.train.recipe import OptimizerConfig, ScheduleConfig
 
+ADAPTIVE = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "adamax": torch.optim.Adamax}
+
 
 def make_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
     """Build the optimiser.
@@ -19,10 +21,16 @@ def make_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Opt
 
     Returns:
         The optimiser.
+
+    Example:
+        >>> config = OptimizerConfig("adamax", lr=0.003, weight_decay=0.0)
+        >>> optimizer = make_optimizer(nn.Linear(2, 1), config)
+        >>> type(optimizer).__name__, optimizer.defaults["betas"]
+        ('Adamax', (0.9, 0.999))
     """
     groups = _parameter_groups(model, config)
-    if config.name == "adamw":
-        return torch.optim.AdamW(groups, lr=config.lr, betas=(config.momentum, 0.999))
+    if config.name in ADAPTIVE:
+        return ADAPTIVE[config.name](groups, lr=config.lr, betas=(config.momentum, config.beta2))
     return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -73,22 +74,24 @@ class OptimizerConfig:
     """How weights move.
 
     Args:
-        name: "sgd" or "adamw".
+        name: "sgd", "adam", "adamw" or "adamax".
         lr: Peak learning rate.
-        momentum: Of SGD; AdamW's beta1.
+        momentum: Of SGD; beta1 of the others.
         nesterov: Nesterov momentum, SGD only.
-        weight_decay: L2 penalty in SGD, decoupled in AdamW.
+        weight_decay: L2 penalty in SGD, Adam and Adamax, decoupled in AdamW.
         decay_norms: Whether the weights and biases of norms and all biases decay too (the papers' code says yes).
         clip_norm: Largest gradient norm; longer ones are scaled down. None: no limit.
+        beta2: Decay per step of the average of squared gradients; in Adamax, of their largest. Not used by SGD.
     """
 
-    name: Literal["sgd", "adamw"] = "sgd"
+    name: Literal["sgd", "adam", "adamw", "adamax"] = "sgd"
     lr: float = 0.1
     momentum: float = 0.9
     nesterov: bool = False
     weight_decay: float = 5e-4
     decay_norms: bool = True
     clip_norm: float | None = None
+    beta2: float = 0.999
 
 
 @dataclass
@@ -118,6 +121,7 @@ class TrainingConfig:
         micro_batches: Parts a process's share of a batch is computed in, one after the other (gradient accumulation).
         seed: Decides weights, order, augmentation and dropout.
         label_smoothing: Share of the target probability spread over all classes.
+        likelihood_weight: Of a hybrid: its loss is the classifier's plus so many times the bits per dimension.
         ema: Decay per step of an exponential moving average of the weights, which is then what is evaluated and kept.
         precision: "float32", or mixed "bfloat16" / "float16".
         threads: CPU threads; "auto" times a step with one and with all, and takes the faster.
@@ -131,6 +135,7 @@ class TrainingConfig:
     micro_batches: int = 1
     seed: int = 0
     label_smoothing: float = 0.0
+    likelihood_weight: float = 1.0
     ema: float | None = None
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     threads: int | Literal["auto"] = "auto"
@@ -179,11 +184,13 @@ class Recipe:
             ("training.micro_batches", training.micro_batches >= 1, "at least 1"),
             ("training.seed", training.seed >= 0, "at least 0"),
             ("training.label_smoothing", 0 <= training.label_smoothing < 1, "0 to below 1"),
+            ("training.likelihood_weight", 0 <= training.likelihood_weight < math.inf, "0 or more"),
             ("training.ema", training.ema is None or 0 < training.ema < 1, "between 0 and 1, or null"),
             ("training.threads", training.threads == "auto" or training.threads >= 1, "at least 1, or auto"),
             ("training.checkpoint_seconds", training.checkpoint_seconds >= 0, "at least 0"),
             ("optimizer.lr", optimizer.lr > 0, "above 0"),
             ("optimizer.momentum", 0 <= optimizer.momentum < 1, "0 to below 1"),
+            ("optimizer.beta2", 0 <= optimizer.beta2 < 1, "0 to below 1"),
             ("optimizer.weight_decay", optimizer.weight_decay >= 0, "at least 0"),
             (
                 "optimizer.clip_norm",
