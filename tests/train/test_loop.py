@@ -6,7 +6,7 @@ import json
 import math
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -133,6 +133,14 @@ def test_resumed_after_a_crash_is_as_if_it_never_crashed(tmp_path: Path, options
     assert [{**row, "seconds": 0} for row in history] == [{**row, "seconds": 0} for row in expected]
 
 
+@pytest.fixture
+def ctrl_c_interrupts() -> Iterator[None]:
+    """As at a terminal: what a script starts in the background ignores Ctrl-C."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def test_a_signal_ends_the_run_after_the_step_and_the_handlers_come_back(tmp_path: Path) -> None:
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     trainer = make_trainer(tmp_path, hard_model())
@@ -149,6 +157,7 @@ def test_a_signal_ends_the_run_after_the_step_and_the_handlers_come_back(tmp_pat
     assert_same(states(resumed), states(whole))
 
 
+@pytest.mark.usefixtures("ctrl_c_interrupts")
 def test_a_second_signal_acts_as_usual() -> None:
     with StopRequest() as stop:
         os.kill(os.getpid(), signal.SIGINT)
@@ -157,6 +166,7 @@ def test_a_second_signal_acts_as_usual() -> None:
             os.kill(os.getpid(), signal.SIGINT)
 
 
+@pytest.mark.usefixtures("ctrl_c_interrupts")
 def test_an_inactive_stop_request_leaves_signals_alone() -> None:
     with StopRequest(active=False) as stop, pytest.raises(KeyboardInterrupt):
         os.kill(os.getpid(), signal.SIGINT)
