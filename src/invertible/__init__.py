@@ -6,6 +6,7 @@ from invertible.chain import Chain, Each
 from invertible.errors import InvertibleError
 from invertible.flow import Flow
 from invertible.layers import ReversibleSequential, make_reversible
+from invertible.solve import FixedPointSolver, SolveReport, solve_linear, solve_residual
 from invertible.streams import Split
 
 __version__ = "0.1.0"
@@ -14,10 +15,12 @@ __all__ = [
     "Bijection",
     "Chain",
     "Each",
+    "FixedPointSolver",
     "Flow",
     "Inverse",
     "InvertibleError",
     "ReversibleSequential",
+    "SolveReport",
     "Split",
     "VolumePreserving",
     "data",
@@ -26,4 +29,6 @@ __all__ = [
     "layers",
     "make_reversible",
     "models",
+    "solve_linear",
+    "solve_residual",
 ]

@@ -9,7 +9,7 @@ from invertible.layers.marginal import MarginalSpline
 from invertible.layers.masks import Alternating, ChannelMask, Checkerboard, FixedMask, Mask
 from invertible.layers.momentum import MomentumCoupling
 from invertible.layers.multi_scale import OnFirst, multi_scale
-from invertible.layers.ode import ContinuousFlow, OdeError, Solver, SolveReport
+from invertible.layers.ode import ContinuousFlow, OdeError, OdeReport, Solver
 from invertible.layers.pad import InjectivePad
 from invertible.layers.permute import Permute
 from invertible.layers.preprocess import Logit, Standardize
@@ -40,6 +40,7 @@ __all__ = [
     "ModuleField",
     "MomentumCoupling",
     "OdeError",
+    "OdeReport",
     "OnFirst",
     "Permute",
     "Reshape",
@@ -47,7 +48,6 @@ __all__ = [
     "Scaling",
     "SigmoidCoupling",
     "SoftTails",
-    "SolveReport",
     "Solver",
     "SplineCoupling",
     "Squeeze",

@@ -7,7 +7,7 @@ from typing import Literal
 
 
 @dataclass(frozen=True)
-class SolveReport:
+class OdeReport:
     """How the last solve of a continuous flow went.
 
     Args:

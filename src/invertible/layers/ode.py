@@ -19,7 +19,7 @@ from invertible.bijection import Bijection
 from invertible.errors import ConfigError
 from invertible.layers._ode_dynamics import Dynamics, Rates, count_rates, rademacher
 from invertible.layers._ode_gradient import solve_and_replay
-from invertible.layers._ode_report import OdeError, SolveReport
+from invertible.layers._ode_report import OdeError, OdeReport
 from invertible.layers._ode_solve import Solution, solve
 from invertible.layers._ode_solver import Solver
 from invertible.layers._ode_torchdiffeq import solve_with_torchdiffeq
@@ -97,7 +97,7 @@ class ContinuousFlow(Bijection):
         self.time, self.solver, self.kinetic, self.jacobian = time, solver or Solver(), kinetic, jacobian
         self.trace: Trace = trace
         self.takes_context = self.field.takes_context
-        self.report: SolveReport | None = None
+        self.report: OdeReport | None = None
 
     def extra_repr(self) -> str:
         """What `print(module)` shows.
@@ -208,7 +208,7 @@ class ContinuousFlow(Bijection):
                 hint=hint,
             )
 
-    def _report(self, solution: Solution, span: tuple[float, float], rates: Rates | None) -> SolveReport:
+    def _report(self, solution: Solution, span: tuple[float, float], rates: Rates | None) -> OdeReport:
         rtol, atol = self.solver.tolerances(solution.z.dtype)
         direction = "forward" if span[0] < span[1] else "inverse"
         found = {}
@@ -218,7 +218,7 @@ class ContinuousFlow(Bijection):
                 name for name, has in (("kinetic", rates.kinetic), ("jacobian", rates.jacobian is not None)) if has
             ]
             found = dict(zip(names, means, strict=True))
-        return SolveReport(direction, solution.n_evaluations, solution.n_rejected, rtol, atol, **found)
+        return OdeReport(direction, solution.n_evaluations, solution.n_rejected, rtol, atol, **found)
 
     def _note_backward(self, n: int) -> None:
         if self.report is not None:
