@@ -78,7 +78,7 @@ def _level(length: Tensor, basis: list[Tensor], columns: list[Tensor], n: int) -
     h, first = extended[..., :m, :], torch.eye(m, 1, dtype=extended.dtype, device=extended.device)
     value = length.square() * log1p_corner(h).to(length.dtype)
     with torch.no_grad():
-        y = torch.linalg.solve(torch.eye(m).to(h) + h, first.expand(*h.shape[:-1], 1)).to(length.dtype)
+        y = torch.linalg.solve_ex(torch.eye(m).to(h) + h, first.expand(*h.shape[:-1], 1))[0].to(length.dtype)
         spanned = torch.stack([q[:n] for q in basis[:m]], dim=-2)
         solution = length[..., None] * (y.mT @ spanned)[..., 0, :]
         power = first
@@ -110,8 +110,8 @@ def log1p_corner(h: Tensor) -> Tensor:
     nodes, weights = (torch.as_tensor(a, dtype=h.dtype, device=h.device) for a in _nodes())
     m = h.shape[-1]
     matrices = torch.eye(m, dtype=h.dtype, device=h.device) + nodes.reshape(-1, *[1] * h.ndim) * h
-    _check_regular(matrices.detach())
-    solved = torch.linalg.solve(matrices, h[..., :, :1].expand_as(matrices[..., :1]))[..., 0, 0]
+    _check_regular(matrices.detach(), h.detach())
+    solved = torch.linalg.solve_ex(matrices, h[..., :, :1].expand_as(matrices[..., :1]))[0][..., 0, 0]
     return torch.tensordot(weights, solved, dims=1)
 
 
@@ -123,10 +123,11 @@ def _nodes() -> tuple[np.ndarray, np.ndarray]:
     return 1 - s**2, 2 * s * weights
 
 
-def _check_regular(matrices: Tensor) -> None:
-    if not can_look(matrices) or not matrices.numel():
+def _check_regular(matrices: Tensor, h: Tensor) -> None:
+    if not can_look(matrices):
         return
-    least = torch.linalg.det(matrices).min().item()
+    last = torch.eye(h.shape[-1], dtype=h.dtype, device=h.device) + h
+    least = torch.linalg.det(torch.cat([matrices, last[None]])).min().item()
     if least <= 0:  # from t = 0, where it is 1, the determinant goes through 0
         raise RangeError(
             "I + dg/dx is not invertible as a contraction's would be",

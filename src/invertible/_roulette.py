@@ -14,24 +14,22 @@ Lengths = Literal["geometric", "poisson"]
 
 
 def tail(c: float, n: int) -> float:
-    """What the power series of -log(1 - c) has beyond term n.
+    """What the power series of -log(1 - c) has beyond term n, in units of c^n.
 
     Args:
         c: In [0, 1).
         n: How many terms are taken.
 
     Returns:
-        sum over k > n of c^k / k; infinite for c >= 1.
+        sum over k > n of c^(k - n) / k.
 
     Example:
         >>> round(tail(0.5, 0), 4), round(tail(0.5, 1), 4)
-        (0.6931, 0.1931)
+        (0.6931, 0.3863)
     """
-    if c >= 1:
-        return float("inf")
-    total, k, power = 0.0, n + 1, c ** (n + 1)
-    while power > 1e-17 * (total + 1e-300) and power > 0:
-        total, k, power = total + power / k, k + 1, power * c
+    total, power, j = 0.0, c, 1
+    while power > 1e-17 * total:
+        total, power, j = total + power / (n + j), power * c, j + 1
     return total
 
 
@@ -99,7 +97,7 @@ def _check_growth(v: Tensor, u: Tensor, n_terms: int) -> None:
     if n_terms < 3 or not v.numel():
         return
     ratio = (v.detach().square().sum(dim=-1) / u[: len(v)].square().sum(dim=-1)).mean(dim=0).max().sqrt().item()
-    if ratio > 1:
+    if ratio >= 1:
         raise RangeError(
             "the power series of log|det(I + dg/dx)| diverges",
             expected="a contraction, |dg/dx| < 1",
