@@ -651,7 +651,9 @@ def test_nothing_changes_after_an_exception(n: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "mode", [torch.no_grad, torch.inference_mode, lambda: torch.autocast("cpu", torch.bfloat16)], ids=str
+    "mode",
+    [torch.no_grad, torch.inference_mode, lambda: torch.autocast("cpu", torch.bfloat16)],
+    ids=["no_grad", "inference_mode", "autocast"],
 )
 def test_the_callers_mode_makes_no_difference(mode: Callable[[], Any]) -> None:
     chain, x = coupled(3, affine), normal(3, 12)
