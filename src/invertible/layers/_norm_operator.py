@@ -1,0 +1,146 @@
+"""The certified norm of a linear layer as an operator on images of a size, with its derivative."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from invertible._checks import check_finite
+from invertible.layers._norm_certify import largest, leading
+from invertible.layers._norm_geometry import Geometry, Grid, Size
+from invertible.layers._norm_gram import GramFamily, Taps
+
+_CONVS = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
+_WHOLE = 256
+"""Operators with so few inputs or outputs are taken whole."""
+_COARSE = 4
+"""Frequencies per axis at which one looks where the symbol is large."""
+
+
+class Norm(NamedTuple):
+    """A bound of an operator norm.
+
+    Attributes:
+        value: The bound, a scalar.
+        gradient: Its derivative by the weight: u v^T, brought into the weight's shape.
+    """
+
+    value: Tensor
+    gradient: Tensor
+
+
+def operator_norm(weight: Tensor, geometry: Geometry, size: Size | None) -> Norm:
+    """An upper bound of the l2 operator norm, proven for this weight. A pure function.
+
+    Args:
+        weight: Shape (n_out, n_in / groups, *kernel).
+        geometry: Of the layer.
+        size: Of the input's axes, as (height, width); None: a bound for images of all sizes.
+
+    Returns:
+        The bound, in float32 or float64.
+
+    Raises:
+        NonFiniteError: If the weight has NaN or infinity.
+    """
+    with _full_precision(weight):
+        weight = weight.detach().to(torch.float64 if weight.dtype == torch.float64 else torch.float32)
+        check_finite(weight, "the weight of a constrained layer")
+        scale = float(weight.abs().amax()) if weight.numel() else 0.0
+        if scale == 0:
+            return Norm(weight.new_zeros(()), torch.zeros_like(weight))
+        value, gradient = _norm(weight / scale, geometry, size)
+        return Norm(weight.new_tensor(value * scale), gradient)
+
+
+def _norm(weight: Tensor, geometry: Geometry, size: Size | None) -> tuple[float, Tensor]:
+    grid = geometry.grid(size)
+    if size is not None and _fits(weight, geometry, size, grid):
+        return _whole(weight, geometry, size)
+    seen = replace(geometry, stride=grid.strides)
+    taps = Taps.of(weight, seen)
+    family = GramFamily(taps, grid.angles(_best_shift(taps, grid)))
+    return _root(family, grid.factor)
+
+
+def _root(family: GramFamily, factor: float) -> tuple[float, Tensor]:
+    bound, found = largest(family)
+    sigma, gradient = family.norm_and_gradient(found.index, found.vector)
+    value = max(math.sqrt(bound), float(sigma)) * factor
+    return value, gradient * (value / float(sigma))
+
+
+def _best_shift(taps: Taps, grid: Grid) -> Size | None:
+    # Lay the grid so that the symbol's peak falls between its points: a smaller bound, as sound as any.
+    shifts = grid.shifts()
+    if len(shifts) == 1 or not any(map(any, taps.geometry.offsets())):
+        return None
+    coarse = Grid(tuple(min(n, _COARSE) for n in grid.points), 1.0, grid.strides)
+    family = GramFamily(taps, coarse.angles())
+    if family.is_real:
+        return None
+    found = leading(family)
+    peaks = [family.along(found.vector, found.index % family.groups, grid.angles(shift)) for shift in shifts]
+    return shifts[min(range(len(shifts)), key=lambda i: round(peaks[i] / max(peaks), 4))]
+
+
+def _fits(weight: Tensor, geometry: Geometry, size: Size, grid: Grid) -> bool:
+    if not size or all(n == 1 for n in grid.points) or min(geometry.out_size(size)) < 1:
+        return False
+    n_in = weight.shape[1] * geometry.groups * math.prod(size)
+    n_out = weight.shape[0] * math.prod(geometry.out_size(size))
+    is_exact_already = geometry.mode == "circular" and grid.factor == 1
+    return not is_exact_already and min(n_in, n_out) <= _WHOLE and n_in * n_out <= 4 * _WHOLE**2
+
+
+def _whole(weight: Tensor, geometry: Geometry, size: Size) -> tuple[float, Tensor]:
+    n_channels = weight.shape[1] * geometry.groups
+    pixels = torch.eye(n_channels * math.prod(size), dtype=weight.dtype, device=weight.device)
+    with torch.enable_grad():
+        leaf = weight.clone().requires_grad_()
+        matrix = apply(pixels.reshape(-1, n_channels, *size), leaf, geometry).flatten(1)
+    flat = Geometry()
+    value, direction = _root(GramFamily(Taps.of(matrix.detach(), flat), Grid((), 1.0, ()).angles()), 1.0)
+    (gradient,) = torch.autograd.grad(matrix, leaf, direction)
+    return value, gradient
+
+
+def apply(x: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
+    """The layer without its bias.
+
+    Args:
+        x: Shape (batch, n_in, *size), or (batch, n_in) for a matrix.
+        weight: Shape (n_out, n_in / groups, *kernel).
+        geometry: Of the layer.
+
+    Returns:
+        Shape (batch, n_out, *out_size).
+    """
+    if not geometry.kernel:
+        return functional.linear(x, weight)
+    flat = [p for pair in reversed(geometry.padding) for p in pair]
+    padded = functional.pad(x, flat, mode="constant" if geometry.mode == "zeros" else geometry.mode)
+    conv = _CONVS[len(geometry.kernel)]
+    return conv(padded, weight, None, geometry.stride, 0, geometry.dilation, geometry.groups)
+
+
+@contextlib.contextmanager
+def _full_precision(weight: Tensor) -> Iterator[None]:
+    kind = weight.device.type
+    with torch.inference_mode(False), torch.no_grad(), torch.autocast(kind, enabled=False):
+        if kind != "cuda":
+            yield
+            return
+        before = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision("highest")
+        try:
+            yield
+        finally:
+            torch.set_float32_matmul_precision(before)
