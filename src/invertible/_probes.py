@@ -58,9 +58,11 @@ def hadamard_order(dimension: int) -> int:
 def _block(n: int, like: Tensor, device: torch.device, generator: torch.Generator | None) -> Tensor:
     # Rows of a Hadamard matrix, drawn without replacement, with random signs of the columns for each sample. Each row
     # is a uniformly random sign vector by itself; n of N leave (N - n) / (N - 1) of the variance of independent ones.
+    # Shuffled columns keep that from depending on which rows were drawn: neighbours have much to do with each other.
     batch, dimension = like.shape
-    rows = torch.randperm(hadamard_order(dimension), generator=generator, device=device)[:n]
-    columns = torch.arange(dimension, device=device)
+    order = hadamard_order(dimension)
+    rows = torch.randperm(order, generator=generator, device=device)[:n]
+    columns = torch.randperm(order, generator=generator, device=device)[:dimension]
     walsh = 1 - 2 * _parity(rows[:, None] & columns[None])
     return walsh[:, None].to(torch.int8) * _signs((batch, dimension), device, generator)
 

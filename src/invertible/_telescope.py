@@ -51,9 +51,9 @@ def probe_weights(counts: tuple[int, ...], like: Tensor) -> list[Tensor]:
 def standard_error(levels: list[Tensor], population: int | None = None) -> Tensor:
     """The standard error of the telescoped mean.
 
-    With 1/n_0 = 1/population, its square is the sum over levels of (1/n_l - 1/n_(l-1)) times the variance of what level
-    l and those after it add. Probes that stop early count with what they know; what a single probe adds has no
-    variance, so that its square is taken, which is no less on average.
+    Its square is the sum over pairs of levels k <= l of the covariance of what they add, which the n_l probes that
+    reach both tell, times 1/n_k - 1/population. What a single probe adds has no variance: its square is taken, which is
+    no less on average. Few deep probes make covariances uncertain: they may at most halve the sum of the variances.
 
     Args:
         levels: Values of each level, shape (n_l, batch).
@@ -69,22 +69,20 @@ def standard_error(levels: list[Tensor], population: int | None = None) -> Tenso
     added, n_probes = _added(levels), len(levels[0])
     if n_probes < 2:
         return torch.full_like(levels[0][0], float("nan"))
-    before = 1 / population if population and n_probes <= population else 0.0
-    total = torch.zeros_like(levels[0][0])
-    for start, n in enumerate(map(len, levels)):
-        total = total + (1 / n - before) * _variance(added[start:])
-        before = 1 / n
-    return total.clamp_min(0).sqrt()
+    drawn = 1 / population if population and n_probes <= population else 0.0
+    variances = torch.zeros_like(levels[0][0])
+    covariances = torch.zeros_like(levels[0][0])
+    for level, part in enumerate(added):
+        variances = variances + (1 / len(part) - drawn) * _covariance(part, part)
+        for before in added[:level] if len(part) > 1 else []:
+            covariances = covariances + 2 * (1 / len(before) - drawn) * _covariance(before[: len(part)], part)
+    return (variances + covariances).clamp_min(variances / 2).sqrt()
 
 
-def _variance(added: list[Tensor]) -> Tensor:
-    n = len(added[0])
-    if n == 1:
-        return torch.stack(added).sum(dim=0)[0].square()
-    rest = torch.zeros_like(added[0])
-    for part in added:
-        rest[: len(part)] += part - part.mean(dim=0)
-    return rest.square().sum(dim=0) / (n - 1)
+def _covariance(a: Tensor, b: Tensor) -> Tensor:
+    if len(a) == 1:
+        return (a * b)[0]
+    return ((a - a.mean(dim=0)) * (b - b.mean(dim=0))).sum(dim=0) / (len(a) - 1)
 
 
 def _added(levels: list[Tensor]) -> list[Tensor]:
