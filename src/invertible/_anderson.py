@@ -23,7 +23,12 @@ class Anderson:
     Args:
         like: Shape (batch, size).
         memory: How many to keep.
+
+    Attributes:
+        growth: A step that makes the residual grow by more is to be taken back.
     """
+
+    growth = 1.0
 
     def __init__(self, like: Tensor, memory: int) -> None:
         n, size = like.shape
@@ -84,4 +89,5 @@ class Anderson:
         Args:
             rows: Their indices.
         """
-        self._residuals, self._points = self._residuals[rows], self._points[rows]
+        self._residuals = self._residuals.index_select(0, rows)
+        self._points = self._points.index_select(0, rows)

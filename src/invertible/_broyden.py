@@ -15,7 +15,12 @@ class Broyden:
     Args:
         like: Shape (batch, size).
         memory: How many outer products to keep; the newest takes the place of the oldest.
+
+    Attributes:
+        growth: A step that makes the residual grow by more is to be taken back; this method's residuals go up and down.
     """
+
+    growth = 2.0
 
     def __init__(self, like: Tensor, memory: int) -> None:
         n, size = like.shape
@@ -72,4 +77,4 @@ class Broyden:
         Args:
             rows: Their indices.
         """
-        self._u, self._v = self._u[rows], self._v[rows]
+        self._u, self._v = self._u.index_select(0, rows), self._v.index_select(0, rows)

@@ -10,13 +10,13 @@ from torch import Tensor
 from invertible._anderson import Anderson
 from invertible._broyden import Broyden
 from invertible._rows import Rows
-from invertible._rule import Outcome, Point, Rule, Verdict, norm
+from invertible._rule import Outcome, Past, Point, Rule, Verdict, norm
 from invertible._solve_errors import Failure, State, failure
 from invertible._solver import FixedPointSolver, relative
 
 _ACCELERATIONS = {"anderson": Anderson, "broyden": Broyden}
 _MAX_STRIKES = 2
-_WORTH_COMPACTING = 0.9
+_WORTH_COMPACTING = 0.8
 _SAFE = 1e12
 """Samples of a size within this factor of 1 are solved as they are: their squares are far from overflow."""
 
@@ -40,12 +40,12 @@ class FixedPoint:
         self._is_done = torch.zeros_like(self._rows, dtype=torch.bool)
         self._n, self._n_left = 1, len(y)
         self._strikes, self._is_any_settled = torch.zeros_like(self._rows), False
-        self._is_plain = self._has_settled = self._is_done  # whose next step is the plain one: for now, and for good
+        self._has_settled = self._is_done  # whose steps are plain ones from now on
+        self._is_plain = torch.full_like(self._is_done, solver.method == "plain")  # whose next step is
         self._acceleration = _ACCELERATIONS[solver.method](y, solver.memory) if solver.method != "plain" else None
         self._outcome = Outcome.like(y)
         self._y, self._units, self._point = self._first(y)
         self._y_size = norm(self._y)
-        self._seen = torch.zeros_like(self._y_size)
 
     def run(self) -> Outcome:
         """Iterate.
@@ -54,7 +54,7 @@ class FixedPoint:
             The solution and what is known of it, for each row.
         """
         none = torch.zeros_like(self._is_done)
-        self._conclude(self._rule.judge(self._point, self._y_size, self._g.unit, self._seen, None), self._point, none)
+        self._conclude(self._rule.judge(self._point, self._y_size, self._g.unit), self._point, none)
         while self._n_left:
             if self._n == self._solver.max_evaluations:
                 self._fail("slow", ~self._is_done, self._point)
@@ -77,8 +77,10 @@ class FixedPoint:
         new = Point.at(x, self._y, self._g(x))
         self._n += 1
         dx, dz = new.x - old.x, new.z - old.z
-        verdict = self._rule.judge(new, self._y_size, self._g.unit, self._seen, (norm(dx), norm(dz)))
-        has_grown = (new.size > old.size) & ~self._is_plain & ~(verdict.is_done | self._is_done)
+        past = Past(self._verdict.seen, self._verdict.goal, self._verdict.age, norm(dx), norm(dz))
+        verdict = self._rule.judge(new, self._y_size, self._g.unit, past)
+        growth = torch.inf if self._acceleration is None else self._acceleration.growth
+        has_grown = (new.size > growth * old.size) & ~self._is_plain & ~(verdict.is_done | self._is_done)
         is_any_back = self._conclude(verdict, new, has_grown)
         if self._acceleration is not None:
             self._acceleration.learn(dx, new.r - old.r)
@@ -115,7 +117,7 @@ class FixedPoint:
         Returns:
             Whether there are such rows.
         """
-        self._verdict, self._seen, open_ = verdict, verdict.seen, ~self._is_done
+        self._verdict, open_ = verdict, ~self._is_done
         new = verdict.is_done & open_
         wrong = [~torch.isfinite(point.size) & open_, verdict.is_steep & open_, verdict.is_stuck & open_]
         is_new, is_any_back, *is_wrong = torch.stack([new, has_grown, *wrong]).any(dim=1).tolist()
@@ -134,8 +136,8 @@ class FixedPoint:
         if not self._solver.compact or self._n_left > _WORTH_COMPACTING * n:
             return
         kept = (~self._is_done).nonzero().squeeze(1)
-        self._rows, self._y, self._point = self._rows[kept], self._y[kept], self._point.keep(kept)
-        self._y_size, self._seen = self._y_size[kept], self._seen[kept]
+        self._rows, self._y, self._point = self._rows[kept], self._y.index_select(0, kept), self._point.keep(kept)
+        self._y_size, self._verdict = self._y_size[kept], Verdict(*(part[kept] for part in self._verdict))
         self._is_done, self._strikes = self._is_done[kept], self._strikes[kept]
         self._is_plain, self._has_settled = self._is_plain[kept], self._has_settled[kept]
         self._units = None if self._units is None else self._units[kept]

@@ -22,15 +22,18 @@ class Rows:
         g: On all rows.
         select: Gives g for some rows; None: g itself takes any rows.
         like: y, shape (batch, ...); g is called with its dtype.
+        watches: Whether to find out, in the first call, if g depends on something that needs a gradient.
 
     Attributes:
         unit: The relative precision of what g computes.
+        needs_graph: Whether g was seen to depend on something that needs a gradient.
     """
 
-    def __init__(self, g: Map, select: Select | None, like: Tensor) -> None:
+    def __init__(self, g: Map, select: Select | None, like: Tensor, watches: bool = False) -> None:
         self._g, self._select, self._shape = g, select, like.shape[1:]
         self._dtype, self._n_all = like.dtype, len(like)
         self._units: Tensor | None = None
+        self._watches, self.needs_graph = watches, False
         self._is_whole = True
         self.unit = torch.finfo(like.dtype).eps
 
@@ -44,7 +47,10 @@ class Rows:
             g(x), in the same shape.
         """
         x = x if self._units is None else x * self._units
-        out = self._checked(x.view(len(x), *self._shape)).reshape(len(x), -1)
+        with torch.set_grad_enabled(self._watches):
+            out = self._checked(x.view(len(x), *self._shape)).reshape(len(x), -1)
+        self._watches, self.needs_graph = False, self.needs_graph or out.requires_grad
+        out = out.detach()
         self.unit = max(self.unit, torch.finfo(out.dtype).eps)
         out = out.to(self._dtype)
         return out if self._units is None else out / self._units

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -13,8 +14,10 @@ _GRAIN = 3.0
 layers stay below 1.5 with sizes up to 4096."""
 _VISIBLE = 1e-3
 """A difference of g-values this much (relative) above the Lipschitz constant may be the rounding of norms."""
-_ROUGH = 64.0
-"""Rounding that is this many times as large as expected is believed to be rounding."""
+_FLOOR = 0.7
+"""The residual is as small as it need be once it is this part of the rounding."""
+_ROUGH = 1024.0
+"""Rounding up to so many times what is expected is believed to be rounding."""
 
 
 def norm(x: Tensor) -> Tensor:
@@ -73,7 +76,7 @@ class Point(NamedTuple):
         Returns:
             The point for these.
         """
-        return Point(*(part[rows] for part in self))
+        return Point(*(part.index_select(0, rows) for part in self))
 
     def where(self, mask: Tensor, other: Point) -> Point:
         """Replace some rows.
@@ -89,11 +92,31 @@ class Point(NamedTuple):
         return Point(*(torch.where(column if a.ndim == 2 else mask, a, b) for a, b in zip(self, other, strict=True)))
 
 
+class Past(NamedTuple):
+    """How a point was reached. All of shape (batch,).
+
+    Args:
+        seen: Rounding errors of z that were seen.
+        goal: Half of what |r| was when it was last halved.
+        age: Evaluations since then.
+        dx_size: |dx| of the step.
+        dg_size: |dg| of the step.
+    """
+
+    seen: Tensor
+    goal: Tensor
+    age: Tensor
+    dx_size: Tensor
+    dg_size: Tensor
+
+
 class Verdict(NamedTuple):
     """What is known of each row of a point. All of shape (batch,).
 
     Args:
-        seen: Rounding errors seen so far.
+        seen: As in `Past`, up to here.
+        goal: Likewise.
+        age: Likewise.
         error: Bound of |z - solution|.
         scale: The larger of |y| and |z|.
         is_done: Whether the tolerance is met.
@@ -102,6 +125,8 @@ class Verdict(NamedTuple):
     """
 
     seen: Tensor
+    goal: Tensor
+    age: Tensor
     error: Tensor
     scale: Tensor
     is_done: Tensor
@@ -130,17 +155,14 @@ class Rule:
     is_lenient: bool = False
     output_unit: float = 0.0
 
-    def judge(
-        self, point: Point, y_size: Tensor, unit: float, seen: Tensor, step: tuple[Tensor, Tensor] | None
-    ) -> Verdict:
+    def judge(self, point: Point, y_size: Tensor, unit: float, past: Past | None = None) -> Verdict:
         """Judge a point.
 
         Args:
             point: The point.
             y_size: |y|, shape (batch,).
             unit: The relative precision of g.
-            seen: Rounding errors that were seen before.
-            step: None, or |dx| and |dg| of the step that led here.
+            past: How it was reached; None: it is the first.
 
         Returns:
             What is known.
@@ -148,28 +170,50 @@ class Rule:
         slope = 1.0 if self.lipschitz is None else self.lipschitz
         expected = point.z_size * (1 + _GRAIN * slope) + _GRAIN * point.g_size
         expected = unit / 2 * expected + torch.finfo(y_size.dtype).tiny
-        seen, is_steep = self._compare(step, expected, seen)
+        goal, age = self._watch(point.size, past)
+        seen, is_steep = self._learn(point.size, expected, slope, past, age)
         noise, scale = torch.maximum(seen, expected), torch.maximum(y_size, point.z_size)
-        rest, gap = point.size * slope, 1.0 if self.lipschitz is None else 1 - self.lipschitz
-        error = (rest + noise) / gap + self.output_unit / 2 * point.z_size
-        return Verdict(seen, error, scale, *self._decide(rest, error, noise, scale), is_steep)
+        rounding = noise / (1.0 if self.lipschitz is None else 1 - self.lipschitz)
+        rounding = rounding + self.output_unit / 2 * point.z_size
+        error = rounding + point.size * slope / (1.0 if self.lipschitz is None else 1 - self.lipschitz)
+        done, stuck = self._decide(point.size * slope / noise, error, rounding, scale)
+        return Verdict(seen, goal, age, error, scale, done, stuck, is_steep)
 
-    def _compare(self, step: tuple[Tensor, Tensor] | None, expected: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
-        # where g changes by more than its constant allows, that is rounding, or the constant is wrong
-        if step is None or self.lipschitz is None:
-            return seen, torch.zeros_like(seen, dtype=torch.bool)
-        allowed, change = self.lipschitz * step[0], step[1]
-        is_steep = change * (1 - 10 * _VISIBLE) > allowed + _ROUGH * expected
-        return torch.maximum(seen, 2 * (change * (1 - _VISIBLE) - allowed)), is_steep
+    def _watch(self, size: Tensor, past: Past | None) -> tuple[Tensor, Tensor]:
+        if past is None:
+            return size / 2, torch.zeros_like(size)
+        is_halved = size <= past.goal
+        return torch.where(is_halved, size / 2, past.goal), torch.where(is_halved, 0.0, past.age + 1)
 
-    def _decide(self, rest: Tensor, error: Tensor, noise: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
-        at_floor = rest <= noise / 2
+    def _learn(
+        self, size: Tensor, expected: Tensor, slope: float, past: Past | None, age: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        if past is None:
+            return torch.zeros_like(size), torch.zeros_like(size, dtype=torch.bool)
+        is_stalled = (age > 2 * self.half_life + 4) & (size < _ROUGH * expected)
+        seen = torch.maximum(past.seen, torch.where(is_stalled, 2 * size, 0.0))
+        if self.lipschitz is None:
+            return seen, torch.zeros_like(is_stalled)
+        allowed = slope * past.dx_size  # a change of g beyond it is rounding, or the constant is wrong
+        seen = torch.maximum(seen, 2 * ((1 - _VISIBLE) * past.dg_size - allowed))
+        return seen, (1 - 10 * _VISIBLE) * past.dg_size > allowed + _ROUGH * expected
+
+    @property
+    def half_life(self) -> int:
+        """After so many plain steps the residual is half of what it was, at the latest; 10 where that is not known."""
+        if self.lipschitz is None:
+            return 10
+        return 1 if self.lipschitz < 0.5 else math.ceil(math.log(0.5) / math.log(self.lipschitz))
+
+    def _decide(self, ratio: Tensor, error: Tensor, rounding: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
         if self.tolerance is None:
-            return at_floor, torch.zeros_like(at_floor)
-        done = (rest if self.lipschitz is None else error) <= self.tolerance * scale
+            return ratio <= _FLOOR, torch.zeros_like(ratio, dtype=torch.bool)
+        goal = self.tolerance * scale
+        measure = error if self.lipschitz is not None else error - rounding
+        done = measure <= goal
         if self.is_lenient:
-            done |= at_floor
-        return done, at_floor & ~done
+            return done | (ratio <= _FLOOR), torch.zeros_like(done)
+        return done, (ratio <= 1) & (1.25 * rounding > goal) & ~done
 
 
 class Outcome(NamedTuple):

@@ -50,7 +50,7 @@ def failure(
         hint = "check g's weights, and whether g is meant for inputs of this size"
         return NonFiniteError("g must be finite", expected="finite values", got=f"NaN or infinity, {where}", hint=hint)
     if kind == "steep":
-        hint = "a sound bound of the Lipschitz constant (a smaller c); lipschitz=None solves without a guarantee"
+        hint = "a sound bound of the Lipschitz constant (a smaller c); float64 if g computes with large numbers inside"
         got = f"two points whose images are farther apart than that allows, {where}"
         expected = f"a map with Lipschitz constant {lipschitz:.6g}"
         return RangeError("g is steeper than it is said to be", expected=expected, got=got, hint=hint)

@@ -80,9 +80,10 @@ def solve_residual(
     rule = Rule(lipschitz, solver.tolerance, output_unit=torch.finfo(y.dtype).eps if low else 0.0)
     with torch.autocast(y.device.type, enabled=False):
         precise = y.float() if low else y
-        outcome = _solve(g, precise.detach(), rule, solver, select)
+        rows = Rows(g, select, precise.detach(), watches=torch.is_grad_enabled() and not y.requires_grad)
+        outcome = _solve(rows, precise.detach(), rule, solver)
         x = outcome.x.view_as(y)
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() and (y.requires_grad or rows.needs_graph):
             x = _with_gradient(g, precise, x, lipschitz, solver, select)
     return x.to(y.dtype), _report(outcome, solver, lipschitz)
 
@@ -130,7 +131,8 @@ def solve_linear(
     low = v.dtype in (torch.bfloat16, torch.float16)
     rule = Rule(lipschitz, solver.tolerance, True, torch.finfo(v.dtype).eps if low else 0.0)
     with torch.autocast(v.device.type, enabled=False):
-        outcome = _solve(product, v.float() if low else v, rule, solver, select)
+        precise = v.float() if low else v
+        outcome = _solve(Rows(product, select, precise), precise, rule, solver)
     return outcome.x.view_as(v).to(v.dtype), _report(outcome, solver, lipschitz)
 
 
@@ -154,16 +156,14 @@ def _check(y: Tensor, lipschitz: float | None) -> float | None:
 
 
 @torch.no_grad()
-def _solve(g: Map, y: Tensor, rule: Rule, solver: FixedPointSolver, select: Select | None) -> Outcome:
-    return FixedPoint(Rows(g, select, y), y.reshape(len(y), -1), rule, solver).run()
+def _solve(g: Rows, y: Tensor, rule: Rule, solver: FixedPointSolver) -> Outcome:
+    return FixedPoint(g, y.reshape(len(y), -1), rule, solver).run()
 
 
 def _with_gradient(
     g: Map, y: Tensor, x: Tensor, lipschitz: float | None, solver: FixedPointSolver, select: Select | None
 ) -> Tensor:
     z = y - g(x).to(y.dtype)
-    if not z.requires_grad:
-        return x
 
     def transpose(x: Tensor, v: Tensor) -> Tensor:
         with torch.autocast(x.device.type, enabled=False):
