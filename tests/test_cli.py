@@ -16,7 +16,19 @@ from invertible.data import load
 from invertible.errors import ConfigError
 from invertible.train import recipe_names
 
-COMMANDS = ("demo", "train", "resume", "evaluate", "reconstruct", "sample", "score", "encode", "decode", "recipes")
+COMMANDS = (
+    "demo",
+    "train",
+    "resume",
+    "evaluate",
+    "reconstruct",
+    "sample",
+    "score",
+    "encode",
+    "decode",
+    "compare",
+    "recipes",
+)
 
 
 @pytest.fixture(autouse=True)
@@ -96,7 +108,7 @@ def test_help_of_all_names_every_command_with_an_example(capsys: pytest.CaptureF
             ["evaluate", "run", "--dtyp", "float64"],
             "unknown arguments: --dtyp float64 (see `invertible evaluate --help`)",
         ),
-        (["recipes", "all"], "unknown arguments: all (see `invertible recipes --help`)"),
+        (["recipes", "glow", "all"], "unknown arguments: all (see `invertible recipes --help`)"),
         (["demo", "--training.epochs", "3"], "unknown arguments: --training.epochs 3"),
     ],
 )

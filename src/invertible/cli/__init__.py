@@ -9,6 +9,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from invertible.cli._compare import add_compare, add_recipes, compare
+from invertible.cli._compare import recipes as _recipes
 from invertible.cli._flows import add_sample, add_score, sample, score
 from invertible.cli._show import check_data_dir, check_picture, show, show_table
 from invertible.errors import InvertibleError
@@ -19,6 +21,7 @@ EPILOG = """examples:
   invertible recipes                                     what can be trained
   invertible train irevnet/digits --training.epochs 5    a recipe with an override
   invertible train my_recipe.yaml --out runs/mine        a recipe of your own
+  invertible compare irevnet/tables/digits               a paper's table: several recipes, several seeds
   invertible resume runs/mine                            go on after Ctrl-C or a crash
   invertible evaluate runs/demo                          accuracy and reconstruction error; of a flow its likelihood
   invertible reconstruct runs/demo --image cat.png       a picture from its representation
@@ -59,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     parser = _parser()
     options, rest = parser.parse_known_args(arguments)
-    if rest and options.command != "train":
+    if rest and options.command not in {"train", "compare"}:
         parser.error(f"unknown arguments: {' '.join(rest)} (see `invertible {options.command} --help`)")
     try:
         options.run(options, rest)
@@ -113,7 +116,10 @@ def _parser() -> argparse.ArgumentParser:
     decode.add_argument("folder", type=Path, metavar="RUN", help="the run it was encoded with")
     decode.add_argument("file", type=Path, metavar="FILE", help="what `invertible encode` wrote")
     decode.add_argument("-o", "--out", type=Path, required=True, help="the picture to write: NAME.png or NAME.tif")
-    add("recipes", _recipes, "list the recipes that ship with the library")
+    add_compare(add("compare", compare, "train a table of recipes over seeds, ours beside the paper's figures"))
+    add_recipes(
+        add("recipes", _recipes, "list what can be trained and reproduced: recipes, tables, ours and the papers'")
+    )
     return parser
 
 
@@ -253,21 +259,6 @@ def _picture_path(options: argparse.Namespace) -> Path:
     if options.image is not None and path.resolve() == options.image.resolve():
         raise ConfigError("--out would replace --image", expected="another file", got=str(path))
     return path
-
-
-def _recipes(options: argparse.Namespace, rest: list[str]) -> None:
-    from rich.table import Table
-
-    from invertible.train import read_recipe, recipe_names
-
-    table = Table()
-    table.add_column("recipe", no_wrap=True, min_width=max(map(len, recipe_names())))
-    for title in ("what", "data", "epochs"):
-        table.add_column(title)
-    for name in recipe_names():
-        recipe = read_recipe(name)
-        table.add_row(name, recipe.title, recipe.data.name, str(recipe.training.epochs))
-    show(table)
 
 
 def _report(metrics: dict[str, Any], folder: Path) -> None:

@@ -2,6 +2,8 @@
 
 from invertible.train.assess import assess
 from invertible.train.codec import decode_image, encode_image
+from invertible.train.compare import compare
+from invertible.train.compare_table import read_table_recipe, table_names
 from invertible.train.density import evaluate_likelihood
 from invertible.train.encoding import Encoding
 from invertible.train.evaluate import evaluate_classifier, evaluate_reconstruction
@@ -27,6 +29,7 @@ __all__ = [
     "Scores",
     "Trainer",
     "assess",
+    "compare",
     "decode_image",
     "draw_samples",
     "encode_image",
@@ -36,10 +39,12 @@ __all__ = [
     "load_run",
     "read_files",
     "read_recipe",
+    "read_table_recipe",
     "recipe_names",
     "reconstruct_file",
     "reconstruct_images",
     "resume",
     "score",
+    "table_names",
     "train",
 ]

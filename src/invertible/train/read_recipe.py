@@ -16,6 +16,8 @@ from invertible.train.recipe import Recipe
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
 
+TRAIN_HELP = "`invertible train --help`"
+
 
 def recipe_names() -> list[str]:
     """The recipes that ship with the library.
@@ -48,18 +50,42 @@ def read_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         >>> read_recipe("irevnet/digits", ["--training.epochs", "1"]).training.epochs
         1
     """
+    return Recipe(**parse_yaml(recipe_parser(), Recipe, _find(str(name)), overrides))
+
+
+def parse_yaml(
+    parser: ArgumentParser,
+    kind: Any,
+    path: Path,
+    overrides: Sequence[str] = (),
+    what: tuple[str, str] = ("recipe", "a recipe or its overrides"),
+    help_command: str = TRAIN_HELP,
+) -> dict[str, Any]:
+    """Read a YAML file for a dataclass, with this library's words for what is wrong in it.
+
+    Args:
+        parser: With an option `--config` for the file, and one per field.
+        kind: The dataclass.
+        path: The file.
+        overrides: Like command-line options.
+        what: What the file is, and where an unknown key may be; for messages.
+        help_command: What lists the keys; for messages.
+
+    Returns:
+        The dataclass's fields, by name.
+
+    Raises:
+        ConfigError: If it is no YAML, a key is unknown or a value does not fit.
+    """
     from jsonargparse import ArgumentError
 
-    path = _find(str(name))
-    _check_shape(path)
-    arguments = ["--config", str(path), *overrides]
+    check_shape(path, kind, what[0], help_command)
     try:
-        parser = recipe_parser()
-        parsed = parser.instantiate(parser.parse_args(arguments))
+        parsed = parser.instantiate(parser.parse_args(["--config", str(path), *overrides]))
     except ArgumentError as error:
-        problem, got, hint = _explain(str(error))
+        problem, got, hint = _explain(str(error), kind, what[1], help_command)
         raise ConfigError(problem, got=got, hint=hint) from None
-    return Recipe(**{item.name: getattr(parsed, item.name) for item in fields(Recipe)})
+    return {item.name: getattr(parsed, item.name) for item in fields(kind)}
 
 
 def recipe_parser() -> ArgumentParser:
@@ -101,23 +127,38 @@ def _find(name: str) -> Path:
     raise ConfigError("unknown recipe", expected="a YAML file or a shipped recipe", got=repr(name), hint=hint)
 
 
-def _check_shape(path: Path) -> None:
+def check_shape(path: Path, kind: Any, what: str, help_command: str) -> dict[str, Any]:
+    """Read a YAML file that has to be a dictionary, with dictionaries as sections.
+
+    Args:
+        path: The file.
+        kind: The dataclass it is for; its fields that are dataclasses are the sections.
+        what: What the file is; for messages.
+        help_command: What lists the keys; for messages.
+
+    Returns:
+        Its contents.
+
+    Raises:
+        ConfigError: If it is anything else.
+    """
     import yaml
 
-    hint = "`invertible train --help` lists sections and keys"
+    hint = f"{help_command} lists sections and keys"
     try:
         value = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is no YAML file", got=" ".join(str(error).split()), hint=hint) from None
     if not isinstance(value, dict):
-        raise ConfigError(f"{path} is no recipe", expected="sections and keys", got=type(value).__name__, hint=hint)
-    for item in fields(Recipe):
+        raise ConfigError(f"{path} is no {what}", expected="sections and keys", got=type(value).__name__, hint=hint)
+    for item in fields(kind):
         section = value.get(item.name, {})
         if is_dataclass(item.default_factory) and not isinstance(section, dict):
-            raise ConfigError(f"{item.name} is a section of a recipe", expected="keys in it", got=section, hint=hint)
+            raise ConfigError(f"{item.name} is a section of a {what}", expected="keys in it", got=section, hint=hint)
+    return value
 
 
-def _keys(kind: Any = Recipe, prefix: str = "") -> list[str]:
+def _keys(kind: Any, prefix: str = "") -> list[str]:
     keys = []
     for item in fields(kind):
         inner = item.default_factory if is_dataclass(item.default_factory) else None
@@ -126,16 +167,16 @@ def _keys(kind: Any = Recipe, prefix: str = "") -> list[str]:
     return keys
 
 
-def _explain(text: str) -> tuple[str, str | None, str]:
+def _explain(text: str, kind: Any, where: str, help_command: str) -> tuple[str, str | None, str]:
     # A parser's complaint in this library's words.
     text = re.sub(r"Group '([\w.]+)' does not accept option '([\w.]+)'", r"Key '\1.\2'", text)
     unknown = re.search(r"unrecognized arguments: --([\w.]+)|Option '([\w.]+)' is not accepted|Key '([\w.]+)'", text)
     if unknown is None:
-        return " ".join(text.split()), None, "`invertible train --help` lists keys and values"
+        return " ".join(text.split()), None, f"{help_command} lists keys and values"
     key = next(group for group in unknown.groups() if group)
-    near = nearest(key, _keys())
-    hint = f"{near!r}" if near else "`invertible train --help` lists the keys"
-    return "unknown key in a recipe or its overrides", repr(key), hint
+    near = nearest(key, _keys(kind))
+    hint = f"{near!r}" if near else f"{help_command} lists the keys"
+    return f"unknown key in {where}", repr(key), hint
 
 
 def nearest(word: str, words: Sequence[str]) -> str | None:

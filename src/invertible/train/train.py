@@ -67,15 +67,15 @@ def train(recipe: Recipe, folder: str | Path, *, overwrite: bool = False, quiet:
     if (folder / RECIPE).is_file() and not overwrite:
         hint = f"`invertible resume {folder}` goes on with it, --overwrite replaces it, or another --out"
         raise CheckpointError(f"{folder} holds a run already", hint=hint)
-    recipe = _with_absolute_paths(recipe)
-    accelerator, splits, model, task = _prepare(recipe)  # before anything is written
+    recipe = with_absolute_paths(recipe)
+    accelerator, splits, model, task = prepare(recipe)  # before anything is written
     if accelerator.is_main_process:
         if folder.is_dir():
             _clear(folder)
         save_recipe(folder, recipe)
         write_origin(folder, recipe, splits)
     accelerator.wait_for_everyone()
-    return _Sitting(recipe, folder, splits, task, accelerator, quiet).run(model)
+    return Sitting(recipe, folder, splits, task, accelerator, quiet).run(model)
 
 
 def resume(folder: str | Path, *, quiet: bool = False) -> dict[str, Any]:
@@ -98,13 +98,20 @@ def resume(folder: str | Path, *, quiet: bool = False) -> dict[str, Any]:
         hint = f"`invertible train {folder / RECIPE} --out ANOTHER` trains it again from the start"
         expected = f"a resumable state in {folder / FOLDER}"
         raise CheckpointError(f"{folder} cannot be resumed", expected=expected, got="weights only", hint=hint)
-    accelerator, splits, model, task = _prepare(recipe)
+    accelerator, splits, model, task = prepare(recipe)
     check_same_origin(folder, recipe, splits)
-    return _Sitting(recipe, folder, splits, task, accelerator, quiet).run(model)
+    return Sitting(recipe, folder, splits, task, accelerator, quiet).run(model)
 
 
-def _with_absolute_paths(recipe: Recipe) -> Recipe:
-    # So that the run can be evaluated from anywhere.
+def with_absolute_paths(recipe: Recipe) -> Recipe:
+    """A recipe as a run keeps it, so that it can be evaluated from anywhere.
+
+    Args:
+        recipe: The recipe.
+
+    Returns:
+        The same, `data.data_dir` absolute.
+    """
     if recipe.data.data_dir is None:
         return recipe
     path = str(Path(recipe.data.data_dir).expanduser().resolve())
@@ -134,7 +141,15 @@ def _timeless(row: dict[str, float]) -> dict[str, float]:
     return {name: value for name, value in row.items() if name != "seconds"}
 
 
-def _prepare(recipe: Recipe) -> tuple[Accelerator, Splits, nn.Module, Task]:
+def prepare(recipe: Recipe) -> tuple[Accelerator, Splits, nn.Module, Task]:
+    """Everything that a run begins with; nothing is written.
+
+    Args:
+        recipe: What to train.
+
+    Returns:
+        The engine, the data, the untrained network, and the task that it is for.
+    """
     accelerator = make_accelerator(recipe.training)
     model = build_model(recipe)
     splits = prepare_data(recipe.data, is_measured=not isinstance(model, Flow))
@@ -145,8 +160,17 @@ def _prepare(recipe: Recipe) -> tuple[Accelerator, Splits, nn.Module, Task]:
 
 
 @dataclass(frozen=True)
-class _Sitting:
-    """One process's share of a run, from its start or from a checkpoint."""
+class Sitting:
+    """One process's share of a run, from its start or from a checkpoint.
+
+    Args:
+        recipe: What to train.
+        folder: Of the run.
+        splits: Its data.
+        task: What the network is for.
+        accelerator: The engine.
+        quiet: Show nothing.
+    """
 
     recipe: Recipe
     folder: Path
@@ -156,11 +180,19 @@ class _Sitting:
     quiet: bool
 
     def run(self, network: nn.Module) -> dict[str, Any]:
+        """Train to the end and leave figures and pictures in the folder.
+
+        Args:
+            network: Untrained, as `prepare` made it.
+
+        Returns:
+            The figures, as in metrics.json.
+        """
         folder, splits, accelerator = self.folder, self.splits, self.accelerator
         normalize = None if splits.normalize is None else splits.normalize.to_dict()
         record = {"normalize": normalize, "classes": list(splits.train.classes)}
         record |= {"in_shape": list(splits.train.shape), "data_fingerprint": splits.train.fingerprint()}
-        trainer = self._trainer(network)
+        trainer = self.trainer(network)
         if has_checkpoint(folder):
             trainer.resume()
 
@@ -174,10 +206,18 @@ class _Sitting:
         metrics = self._finish(progress.history, progress.threads) if accelerator.is_main_process else {}
         return broadcast_object_list([metrics])[0] if accelerator.num_processes > 1 else metrics
 
-    def _trainer(self, model: nn.Module) -> Trainer:
+    def trainer(self, model: nn.Module) -> Trainer:
+        """The loop, with objective, batches and CPU threads set.
+
+        Args:
+            model: The network.
+
+        Returns:
+            The trainer.
+        """
         training = self.recipe.training
         objective = self.task.objective(model, training)
-        batches = self._batches(self.splits.train, is_training=True)
+        batches = self.batches(self.splits.train, is_training=True)
         if training.threads != "auto":
             torch.set_num_threads(training.threads)
         elif self.accelerator.device.type == "cpu" and not has_checkpoint(self.folder):
@@ -197,7 +237,16 @@ class _Sitting:
         with torch.random.fork_rng(devices=[]):
             return fastest_threads(lambda: objective(x, y)[0].backward())
 
-    def _batches(self, data: Data, is_training: bool) -> Feed:
+    def batches(self, data: Data, is_training: bool) -> Feed:
+        """Batches as the recipe has them.
+
+        Args:
+            data: Images or points.
+            is_training: Whether they are shuffled and augmented, or in evaluation order.
+
+        Returns:
+            This process's share of them.
+        """
         n, ranks = self.recipe.training.batch_size, self.accelerator.num_processes
         return feed(
             data,
@@ -215,7 +264,7 @@ class _Sitting:
     def _evaluator(self) -> Evaluate:
         validation = self.splits.validation
         name, data = ("test", self.splits.test) if validation is None else ("validation", validation)
-        batches = self._batches(data, is_training=False)
+        batches = self.batches(data, is_training=False)
 
         def reduce(sums: Tensor) -> Tensor:
             return torch.as_tensor(self.accelerator.reduce(sums, "sum"))
