@@ -28,7 +28,8 @@ class Level(NamedTuple):
 def arnoldi(at: Linearised, u: Tensor, counts: tuple[int, ...], keep_graph: bool) -> list[Level]:
     """Run Arnoldi's iteration on J^T from each probe, some probes further than others.
 
-    A Krylov space that is exhausted (J u = 0, dimension 1, ...) goes on with zero vectors: they leave the result exact.
+    A Krylov space that is exhausted (J u = 0, dimension 1, ...) goes on with zero vectors: they leave the result exact,
+    and, as they carry the gradient of the remainder that has become zero, its derivative too (to terms of degree m).
 
     Args:
         at: The function at its point.
@@ -58,8 +59,9 @@ def _orthogonalise(v: Tensor, basis: Tensor) -> tuple[Tensor, Tensor]:
     left = _norm(remainder)
     smallest = 30 * torch.finfo(v.dtype).eps * _norm(v.detach())
     is_new = (left.detach() > smallest) & (left.detach() > torch.finfo(v.dtype).tiny ** 0.5)
-    left = torch.where(is_new, left, 0)
-    following = torch.where(is_new[..., None], remainder, 0) / torch.where(is_new, left, 1)[..., None]
+    left = torch.where(is_new, left, 1)
+    nothing = remainder - remainder.detach()
+    following = torch.where(is_new[..., None], remainder, nothing) / left[..., None]
     return torch.cat([column, left[..., None]], dim=-1), following
 
 
@@ -79,13 +81,13 @@ def _level(length: Tensor, basis: list[Tensor], columns: list[Tensor], n: int) -
     value = length.square() * log1p_corner(h).to(length.dtype)
     with torch.no_grad():
         y = torch.linalg.solve_ex(torch.eye(m).to(h) + h, first.expand(*h.shape[:-1], 1))[0].to(length.dtype)
-        spanned = torch.stack([q[:n] for q in basis[:m]], dim=-2)
-        solution = length[..., None] * (y.mT @ spanned)[..., 0, :]
+        spanned = torch.stack([q[:n] for q in basis[: m + 1]], dim=-2)
+        solution = length[..., None] * (y.mT @ spanned[..., :m, :])[..., 0, :]
         power = first
         for _ in range(m - 1):
             power = h @ power
-        power = length * torch.linalg.vector_norm(extended @ power, dim=(-2, -1)).to(length.dtype)
-    return Level(value, solution, power)
+        power = (extended @ power).to(length.dtype).mT @ spanned
+    return Level(value, solution, length * _norm(power[..., 0, :]))
 
 
 def log1p_corner(h: Tensor) -> Tensor:

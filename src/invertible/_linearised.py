@@ -104,9 +104,9 @@ class Linearised:
             retain_graph=True,
             create_graph=create_graph,
             is_grads_batched=is_grads_batched,
-            materialize_grads=True,
+            allow_unused=True,
         )
-        return pulled
+        return torch.zeros_like(v) if pulled is None else pulled
 
     def _is_vectorised(self, v: Tensor) -> bool:
         # One wide product is faster than several only while the cost of starting operations dominates; functions

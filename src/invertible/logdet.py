@@ -58,7 +58,7 @@ class ExactLogDet(LogDetEstimator):
     chunk: int | None = None
 
     def __post_init__(self) -> None:
-        check_count(self.chunk or 1, "chunk")
+        check_count(1 if self.chunk is None else self.chunk, "chunk")
 
     def cost(self, dimension: int) -> Cost:
         """Tell what it costs.
