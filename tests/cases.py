@@ -31,6 +31,7 @@ from invertible.layers import (
     OnFirst,
     Permute,
     Reshape,
+    Residual,
     Scaling,
     SigmoidCoupling,
     SoftTails,
@@ -39,8 +40,10 @@ from invertible.layers import (
     Squeeze,
     Standardize,
     Tanh,
+    constrain,
     multi_scale,
 )
+from invertible.logdet import ExactLogDet
 
 # Largest error of a round trip, and of a result against the float64 one, for values of order 1.
 # bfloat16 has 8 bits.
@@ -248,6 +251,20 @@ def ode_conv() -> ContinuousFlow:
     return ContinuousFlow(ConvField(2, hidden=(3,)), 0.3, Solver("dopri5", n_steps=8), "exact")
 
 
+def residual(network: nn.Module, **kwargs) -> Bijection:
+    """Weights enlarged, so that the constraint is at work; the log-determinant without noise."""
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.mul_(2)
+    return Residual(constrain(network, 0.8), logdet=ExactLogDet(), training_logdet=ExactLogDet(), **kwargs)
+
+
+def residual_given(n: int) -> Bijection:
+    """Conditional on a vector of 2; the context shifts, so that the network's own bound holds."""
+    network = WithContext(constrain(mlp(n, n), 0.9), 2, n)
+    return Residual(network, 0.81, takes_context=True, logdet=ExactLogDet(), training_logdet=ExactLogDet())
+
+
 def two_levels(**kwargs) -> Chain:
     levels = [[Squeeze(2), affine_conv(2, 2)], [Squeeze(2), affine_conv(4, 4), add_conv(4, 4, target="first")]]
     return multi_scale(levels, n_channels=1, **kwargs)
@@ -380,6 +397,17 @@ CASES: dict[str, Case] = {
     "chain-glow-step": Case(lambda: Chain(actnorm(4), mixing(4), affine_conv(2, 2), memory="reconstruct"), (4, 2, 2)),
     "chain-pad-last": Case(lambda: Chain(affine(2, 2), InjectivePad(4, 2)), (4,), onto=False),
     "chain-pad-first": Case(lambda: Chain(InjectivePad(1, 1), Squeeze(2), Permute.reverse(8)), (1, 4, 4), onto=False),
+    "residual": Case(lambda: residual(mlp(3, 3)), (3,), tolerance=SOLVED, traceable=False),
+    "residual-1d": Case(lambda: residual(conv(2, 2, 1)), (2, 4), tolerance=SOLVED, traceable=False),
+    "residual-conv": Case(lambda: residual(conv(2, 2)), (2, 3, 3), tolerance=SOLVED, traceable=False),
+    "residual-context": Case(lambda: residual_given(3), (3,), (2,), tolerance=SOLVED, traceable=False),
+    "inverse-residual": Case(lambda: Inverse(residual(mlp(3, 3))), (3,), tolerance=SOLVED, traceable=False),
+    "residual-chain": Case(
+        lambda: Chain(actnorm(3), residual(mlp(3, 3)), OnFirst(residual(mlp(2, 2)), (2, 1)), affine(1, 2)),
+        (3,),
+        tolerance=SOLVED,
+        traceable=False,
+    ),
     "inverse-squeeze": Case(lambda: Inverse(Squeeze((2, 1))), (4, 2, 3)),
     "inverse-permute": Case(lambda: Inverse(Permute([2, 0, 1])), (3, 2)),
     "inverse-additive": Case(lambda: Inverse(add(2, 3)), (5,)),

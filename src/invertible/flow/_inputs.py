@@ -16,7 +16,7 @@ from invertible.errors import DtypeError
 if TYPE_CHECKING:
     from invertible.flow.flow import Flow
 
-Method = Callable[[Tensor, Tensor | None], Tensor]
+Method = Callable[[Tensor, Tensor | None], Any]
 
 
 def as_tensor(x: Any, device: torch.device) -> Tensor:
@@ -96,7 +96,7 @@ def expanded(context: Tensor | None, contexts: tuple[int, ...], lead: tuple[int,
     return context.reshape(*contexts, *shape).expand(*lead, *shape).reshape(-1, *shape)
 
 
-def call_in(dtype: torch.dtype, flow: Flow, method: Method, x: Tensor, context: Tensor | None) -> Tensor:
+def call_in(dtype: torch.dtype, flow: Flow, method: Method, x: Tensor, context: Tensor | None) -> Any:
     """Call a method of a flow as if all its weights had another dtype; gradients reach the weights that it has.
 
     Args:
@@ -136,5 +136,5 @@ class _Method(nn.Module):
         super().__init__()
         self.flow, self.method = flow, method
 
-    def forward(self, x: Tensor, context: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, context: Tensor | None) -> Any:
         return self.method(x, context)

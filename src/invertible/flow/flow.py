@@ -160,6 +160,18 @@ class Flow(nn.Module):
         """
         return self._precisely(self._encode, x, context)
 
+    def encode_with_log_prob(self, x: Any, context: Any = None) -> tuple[Tensor, Tensor]:
+        """Latents and log-density from one evaluation, with the same noise of dequantisation.
+
+        Args:
+            x: Data, shape (*leading, *event_shape).
+            context: As in `log_prob`.
+
+        Returns:
+            As `encode`, and as `log_prob`.
+        """
+        return self._precisely(self._encode_with_log_prob, x, context)
+
     def decode(self, z: Any, context: Any = None) -> Tensor:
         """Map latents to data.
 
@@ -287,7 +299,7 @@ class Flow(nn.Module):
         _store.load_weights(self, Path(path))
         return self
 
-    def _precisely(self, method: Method, x: Any, context: Any) -> Tensor:
+    def _precisely(self, method: Method, x: Any, context: Any) -> Any:
         here = self.base.here
         own, x, context = here.dtype, as_tensor(x, here.device), as_context(context, here.device)
         if not x.is_floating_point():
@@ -301,6 +313,9 @@ class Flow(nn.Module):
         return method(x.to(own), context) if finer == own else call_in(finer, self, method, x, context)
 
     def _log_prob(self, x: Tensor, context: Tensor | None) -> Tensor:
+        return self._encode_with_log_prob(x, context)[1]
+
+    def _encode_with_log_prob(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         flat, lead, raw, own = self._flat(x, self.event_shape, context)
         extra = None
         if self.dequantization is not None:
@@ -315,7 +330,9 @@ class Flow(nn.Module):
         if not is_finite(log_prob):
             explain_log_prob(self.bijection, flat, own, log_prob)
         log_prob = log_prob if extra is None else log_prob + extra
-        return log_prob if len(lead) == 1 else log_prob.reshape(lead)
+        if len(lead) == 1:
+            return z, log_prob
+        return z.reshape(*lead, *self.base.event_shape), log_prob.reshape(lead)
 
     def _encode(self, x: Tensor, context: Tensor | None) -> Tensor:
         flat, lead, _, own = self._flat(x, self.event_shape, context)

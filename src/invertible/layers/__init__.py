@@ -1,10 +1,19 @@
 """Invertible layers, one idea per file."""
 
+from invertible.layers.activations import LipSwish, MaxMin
 from invertible.layers.actnorm import ActNorm
 from invertible.layers.coupling import AdditiveCoupling, AffineCoupling, Coupling
 from invertible.layers.elementwise import Scaling, SoftTails, Tanh
 from invertible.layers.fields import ConvField, MLPField
 from invertible.layers.invertible_linear import Invertible1x1
+from invertible.layers.lipschitz import (
+    Certificate,
+    certificate,
+    constrain,
+    lipschitz_bound,
+    register_lipschitz,
+    unconstrain,
+)
 from invertible.layers.marginal import MarginalSpline
 from invertible.layers.masks import Alternating, ChannelMask, Checkerboard, FixedMask, Mask
 from invertible.layers.momentum import MomentumCoupling
@@ -14,6 +23,7 @@ from invertible.layers.pad import InjectivePad
 from invertible.layers.permute import Permute
 from invertible.layers.preprocess import Logit, Standardize
 from invertible.layers.reshape import Reshape
+from invertible.layers.residual import Residual, estimator_error
 from invertible.layers.sequential import ReversibleSequential, make_reversible
 from invertible.layers.sigmoid_coupling import SigmoidCoupling
 from invertible.layers.spline_coupling import SplineCoupling
@@ -25,6 +35,7 @@ __all__ = [
     "AdditiveCoupling",
     "AffineCoupling",
     "Alternating",
+    "Certificate",
     "ChannelMask",
     "Checkerboard",
     "ContinuousFlow",
@@ -33,10 +44,12 @@ __all__ = [
     "FixedMask",
     "InjectivePad",
     "Invertible1x1",
+    "LipSwish",
     "Logit",
     "MLPField",
     "MarginalSpline",
     "Mask",
+    "MaxMin",
     "ModuleField",
     "MomentumCoupling",
     "OdeError",
@@ -44,6 +57,7 @@ __all__ = [
     "OnFirst",
     "Permute",
     "Reshape",
+    "Residual",
     "ReversibleSequential",
     "Scaling",
     "SigmoidCoupling",
@@ -54,6 +68,12 @@ __all__ = [
     "Standardize",
     "Tanh",
     "VectorField",
+    "certificate",
+    "constrain",
+    "estimator_error",
+    "lipschitz_bound",
     "make_reversible",
     "multi_scale",
+    "register_lipschitz",
+    "unconstrain",
 ]

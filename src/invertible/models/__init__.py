@@ -15,6 +15,24 @@ from invertible.models.glow import (
     glow_digits,
     glow_fashion_mnist,
 )
+from invertible.models.hybrid import (
+    Hybrid,
+    hybrid_digits,
+    hybrid_fashion_mnist,
+    hybrid_iresnet,
+    hybrid_residual_flow,
+)
+from invertible.models.iresnet import (
+    iresnet,
+    iresnet164,
+    iresnet_2d,
+    iresnet_density,
+    iresnet_density_digits,
+    iresnet_density_fashion_mnist,
+    iresnet_digits,
+    iresnet_fashion_mnist,
+    iresnet_table,
+)
 from invertible.models.irevnet import (
     IRevNetBlock,
     irevnet,
@@ -43,6 +61,13 @@ from invertible.models.realnvp import (
 from invertible.models.registry import (
     build,
     names,
+)
+from invertible.models.residual_flow import (
+    residual_flow,
+    residual_flow_2d,
+    residual_flow_digits,
+    residual_flow_fashion_mnist,
+    residual_flow_table,
 )
 from invertible.models.resnet import (
     ResNet,
@@ -75,6 +100,7 @@ from invertible.models.spline_flow import (
 
 __all__ = [
     "Classifier",
+    "Hybrid",
     "IRevNetBlock",
     "PoolingHead",
     "ResNet",
@@ -87,6 +113,19 @@ __all__ = [
     "glow",
     "glow_digits",
     "glow_fashion_mnist",
+    "hybrid_digits",
+    "hybrid_fashion_mnist",
+    "hybrid_iresnet",
+    "hybrid_residual_flow",
+    "iresnet",
+    "iresnet164",
+    "iresnet_2d",
+    "iresnet_density",
+    "iresnet_density_digits",
+    "iresnet_density_fashion_mnist",
+    "iresnet_digits",
+    "iresnet_fashion_mnist",
+    "iresnet_table",
     "irevnet",
     "irevnet_a",
     "irevnet_b",
@@ -102,6 +141,11 @@ __all__ = [
     "realnvp_digits",
     "realnvp_fashion_mnist",
     "realnvp_table",
+    "residual_flow",
+    "residual_flow_2d",
+    "residual_flow_digits",
+    "residual_flow_fashion_mnist",
+    "residual_flow_table",
     "resnet",
     "resnet18",
     "resnet20",

@@ -20,9 +20,18 @@ from invertible.errors import ConfigError
 _FILES = {
     "ffjord": ("ffjord", "ffjord_table", "ffjord_2d", "ffjord_digits"),
     "glow": ("glow", "glow_digits", "glow_fashion_mnist"),
+    "hybrid": ("hybrid_iresnet", "hybrid_residual_flow", "hybrid_digits", "hybrid_fashion_mnist"),
+    "iresnet": (
+        *("iresnet", "iresnet164", "iresnet_digits", "iresnet_fashion_mnist", "iresnet_density"),
+        *("iresnet_density_digits", "iresnet_density_fashion_mnist", "iresnet_table", "iresnet_2d"),
+    ),
     "irevnet": ("irevnet", "irevnet_a", "irevnet_b", "irevnet_digits", "irevnet_fashion_mnist"),
     "nice": ("nice", "nice_digits", "nice_fashion_mnist"),
     "realnvp": ("realnvp", "realnvp_table", "realnvp_2d", "realnvp_digits", "realnvp_fashion_mnist"),
+    "residual_flow": (
+        *("residual_flow", "residual_flow_digits", "residual_flow_fashion_mnist"),
+        *("residual_flow_table", "residual_flow_2d"),
+    ),
     "resnet": ("resnet", *(f"resnet{depth}" for depth in (18, 34, 50, 101, 152, 20, 32, 44, 56, 110, 164))),
     "revnet": ("revnet", *(f"revnet{depth}" for depth in (38, 110, 164, 56, 104))),
     "spline_flow": ("spline_flow", "spline_flow_digits"),

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from invertible.data import image_file
 from invertible.flow import Flow
+from invertible.models import Hybrid
 from invertible.train.density import round_trip
 from invertible.train.evaluate import compare
 from invertible.train.figures import save_reconstructions, spread
@@ -52,7 +53,7 @@ def reconstruct_file(run: Run, image: str | Path, path: Path) -> tuple[dict[str,
 
 
 def _reconstruct(run: Run, pixels: Tensor, labels: Tensor, path: Path) -> dict[str, float | bool]:
-    if isinstance(run.model, Flow):
+    if isinstance(run.model, Flow | Hybrid):
         return _reconstruct_with_flow(run, pixels, labels, path)
     normalize = run.normalize
     result = compare(run.classifier, run.prepare(pixels), normalize)

@@ -14,7 +14,7 @@ from invertible._files import read_json, read_tensors, write_json, write_tensors
 from invertible.data import Normalize, PointSet
 from invertible.errors import CheckpointError, ConfigError, DataError
 from invertible.flow import Flow
-from invertible.models import Classifier, build
+from invertible.models import Classifier, Hybrid, build
 from invertible.train.checkpoint import load_weights
 from invertible.train.feed import Feed, feed
 from invertible.train.prepare import Data, Images, load_data
@@ -71,7 +71,7 @@ class Run:
         if isinstance(self.model, Classifier):
             return self.model
         hint = "train an i-RevNet, e.g. `invertible train irevnet/digits`"
-        is_flow = isinstance(self.model, Flow)
+        is_flow = isinstance(self.model, Flow | Hybrid)
         got = f"{self.recipe.model.name}, " + ("a flow" if is_flow else "which drops information on its way")
         raise ConfigError("this network cannot reconstruct", expected="a Classifier", got=got, hint=hint)
 
@@ -84,6 +84,8 @@ class Run:
         """
         if isinstance(self.model, Flow):
             return self.model
+        if isinstance(self.model, Hybrid):
+            return self.model.flow
         hint = "train a flow, e.g. `invertible train spline_flow/toys`"
         got = f"{self.recipe.model.name}, a classifier"
         raise ConfigError("this network is no density", expected="a Flow", got=got, hint=hint)

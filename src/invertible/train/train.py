@@ -19,6 +19,7 @@ from invertible._files import write_json
 from invertible.data import PointSet
 from invertible.errors import CheckpointError
 from invertible.flow import Flow
+from invertible.models import Hybrid
 from invertible.train.checkpoint import FOLDER, has_checkpoint
 from invertible.train.choose import task_of
 from invertible.train.feed import Feed, feed
@@ -152,7 +153,7 @@ def prepare(recipe: Recipe) -> tuple[Accelerator, Splits, nn.Module, Task]:
     """
     accelerator = make_accelerator(recipe.training)
     model = build_model(recipe)
-    splits = prepare_data(recipe.data, is_measured=not isinstance(model, Flow))
+    splits = prepare_data(recipe.data, is_measured=not isinstance(model, Flow | Hybrid))
     task = task_of(model, splits.normalize)
     splits = replace(splits, normalize=task.normalization(splits))
     task.begin(model, splits, recipe.training)
