@@ -233,3 +233,12 @@ def test_training_with_reconstruction_has_the_gradients_of_stored_activations(ki
         found.append([y, logdet, *(p.grad for p in chain.parameters())])
     for a, b in zip(*found, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 4, 5), (2, 6, 1, 2), (0, 3, 4, 5)], ids=["more positions", "fewer", "empty"])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_images_of_any_size_and_layout_are_mixed_alike(shape: tuple[int, ...], layout: torch.memory_format) -> None:
+    """The product is made in one of two ways, as costs less."""
+    mix, x = Invertible1x1(shape[1]).double(), torch.randn(shape, dtype=torch.float64)
+    expected = torch.einsum("oi,nihw->nohw", mix.weight, x)
+    torch.testing.assert_close(mix(x.to(memory_format=layout)), expected, rtol=1e-12, atol=1e-12)

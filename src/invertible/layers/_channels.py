@@ -41,7 +41,8 @@ def wide(*dtypes: torch.dtype) -> torch.dtype:
     """
     widest = torch.float32
     for dtype in dtypes:
-        widest = torch.promote_types(widest, dtype)
+        if dtype is not widest:
+            widest = torch.promote_types(widest, dtype)
     return widest
 
 

@@ -68,6 +68,14 @@ class SquareMatrix(nn.Module, ABC):
     def log_abs_det(self) -> Tensor:
         """log|det| in nats; minus infinity if it is singular."""
 
+    def value_and_log_abs_det(self) -> tuple[Tensor, Tensor]:
+        """Both, where they share work at less cost than one after the other.
+
+        Returns:
+            As `value` and `log_abs_det`.
+        """
+        return self.value(), self.log_abs_det()
+
 
 class Direct(SquareMatrix):
     """A matrix that is its own parameter.
@@ -157,8 +165,7 @@ class Factorized(SquareMatrix):
         Returns:
             Shape (n, n).
         """
-        lower, upper = self._triangles()
-        return torch.addmm(upper, lower, upper).index_select(0, self.permutation)
+        return self._product(precise(self.factors))[0]
 
     def inverse(self) -> tuple[Tensor, Tensor]:
         """Its inverse, by substitution, and how badly it is conditioned.
@@ -166,7 +173,8 @@ class Factorized(SquareMatrix):
         Returns:
             Shape (n, n); and the condition number in the 1-norm, a scalar without gradient.
         """
-        lower, upper = self._triangles()
+        factors = precise(self.factors)
+        lower, upper = self._triangles(factors, _diagonal(factors))
         columns = _eye(upper).index_select(0, self.permutation).mT
         half = torch.linalg.solve_triangular(lower, columns, upper=False, unitriangular=True)
         inverse = torch.linalg.solve_triangular(upper, half, upper=True)
@@ -180,19 +188,32 @@ class Factorized(SquareMatrix):
         """
         return _diagonal(precise(self.factors)).sum()
 
-    def _triangles(self) -> tuple[Tensor, Tensor]:  # L without its ones, U + diag(s)
-        factors = precise(self.factors)
-        s = _diagonal(factors).exp() * self.signs
+    def value_and_log_abs_det(self) -> tuple[Tensor, Tensor]:
+        """Both.
+
+        Returns:
+            As `value` and `log_abs_det`.
+        """
+        value, log_s = self._product(precise(self.factors))
+        return value, log_s.sum()
+
+    def _product(self, factors: Tensor) -> tuple[Tensor, Tensor]:  # the matrix, log|s|
+        log_s = _diagonal(factors)
+        lower, upper = self._triangles(factors, log_s)
+        return torch.addmm(upper, lower, upper).index_select(0, self.permutation), log_s
+
+    def _triangles(self, factors: Tensor, log_s: Tensor) -> tuple[Tensor, Tensor]:  # L without its ones, U + diag(s)
+        s = log_s.exp() * self.signs
         return factors.tril(-1), torch.addcmul(factors.triu(1), s, _eye(factors))
 
 
 def _eye(like: Tensor) -> Tensor:
-    return torch.eye(len(like), dtype=like.dtype, device=like.device)
+    return torch.eye(like.shape[0], dtype=like.dtype, device=like.device)
 
 
 def _diagonal(matrix: Tensor) -> Tensor:
     # `Tensor.diagonal` makes the compiler of PyTorch 2.13 warn.
-    return matrix.flatten()[:: len(matrix) + 1]
+    return matrix.flatten()[:: matrix.shape[0] + 1]
 
 
 def _norm(matrix: Tensor) -> Tensor:
