@@ -1,7 +1,7 @@
 """y = x + g(x) with Lip(g) < 1: a residual block that can be undone, whatever the network g is made of.
 
-The inverse is the limit of x <- y - g(x), found with a bound on its own error (`solve`); the log-determinant is exact or
-an estimate that knows its standard error (`logdet`).
+The inverse is the limit of x <- y - g(x), found with a bound on its own error (`solve`); the log-determinant is exact,
+or an estimate that knows its standard error (`logdet`).
 """
 
 from __future__ import annotations

@@ -21,8 +21,8 @@ from invertible.reversible import Memory
 class Hybrid(nn.Module):
     """A density p(x) and a classifier p(y | x) that share everything but one linear layer.
 
-    `forward` gives logits, `flow` is an ordinary `Flow`. Both come out of one evaluation by `logits_and_log_prob`, which
-    is what training uses.
+    `forward` gives logits, `flow` is an ordinary `Flow`. Both come out of one evaluation by `logits_and_log_prob`,
+    which is what training uses.
 
     Args:
         flow: The density; it takes no context.
