@@ -12,6 +12,7 @@ from torch._compile import _disable_dynamo
 
 from invertible.errors import ConfigError
 from invertible.layers._norm_geometry import Geometry, Size
+from invertible.layers._norm_mixed import mixed_norm
 from invertible.layers._norm_operator import Norm, operator_norm
 
 _N_SIZES = 4
@@ -26,17 +27,19 @@ class Constraint(nn.Module, ABC):
     Args:
         geometry: Of the layer.
         c: The target.
+        norms: p and q: the norm is that from L_p to L_q.
 
     Attributes:
         c: The target.
+        norms: p and q.
         geometry: Of the layer.
     """
 
     kind = ""
 
-    def __init__(self, geometry: Geometry, c: float) -> None:
+    def __init__(self, geometry: Geometry, c: float, norms: tuple[float, float] = (2.0, 2.0)) -> None:
         super().__init__()
-        self.geometry, self.c = geometry, c
+        self.geometry, self.c, self.norms = geometry, c, norms
 
     @abstractmethod
     def norm(self, weight: Tensor, size: Size | None) -> Tensor:
@@ -114,7 +117,8 @@ class Constraint(nn.Module, ABC):
         Returns:
             The target.
         """
-        return f"c={self.c:g}"
+        norms = "" if self.norms == (2.0, 2.0) else f", norms=({self.norms[0]:g}, {self.norms[1]:g})"
+        return f"c={self.c:g}{norms}"
 
 
 @_disable_dynamo
@@ -136,8 +140,8 @@ class Certified(Constraint):
 
     kind = "certified"
 
-    def __init__(self, geometry: Geometry, c: float) -> None:
-        super().__init__(geometry, c)
+    def __init__(self, geometry: Geometry, c: float, norms: tuple[float, float] = (2.0, 2.0)) -> None:
+        super().__init__(geometry, c, norms)
         self._known: dict[Size | None, tuple[Tensor, Norm]] = {}
 
     def norm(self, weight: Tensor, size: Size | None) -> Tensor:
@@ -150,6 +154,14 @@ class Certified(Constraint):
         Returns:
             A scalar, float32 or float64.
         """
+        if self.norms == (2.0, 2.0):
+            return self._spectral(weight, size)
+        wide = weight if weight.dtype == torch.float64 else weight.float()
+        with torch.autocast(weight.device.type, enabled=False):
+            norm = mixed_norm(wide, self.geometry, size, self.norms, lambda: self._spectral(weight, size))
+        return norm * _slack(weight.dtype)
+
+    def _spectral(self, weight: Tensor, size: Size | None) -> Tensor:
         value, gradient = self.known(weight, size)
         if not (weight.requires_grad and torch.is_grad_enabled()):
             return value * _slack(weight.dtype)
@@ -166,7 +178,8 @@ class Certified(Constraint):
         Returns:
             At most c.
         """
-        return min(float(self.known(weight, size).value) * _slack(weight.dtype), self.c)
+        with torch.no_grad():
+            return min(float(self.norm(weight, size)), self.c)
 
     def known(self, weight: Tensor, size: Size | None) -> Norm:
         """The norm, from memory if the weight has not changed.

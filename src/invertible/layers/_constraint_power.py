@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from invertible.errors import ConfigError
-from invertible.layers._constraint import Constraint
+from invertible.layers._constraint import Certified, Constraint
 from invertible.layers._norm_geometry import Geometry, Size
-from invertible.layers._norm_operator import apply, operator_norm
+from invertible.layers._norm_operator import apply
 
 _COLD = 50
 """Iterations where there is no vector to start from."""
@@ -28,22 +28,25 @@ class Power(Constraint):
     Args:
         geometry: Of the layer.
         c: The target.
+        norms: p and q, from 1 to infinity.
         n_iterations: Per evaluation of the weight in training mode; none in eval mode.
 
     Attributes:
-        vector: The right singular vector so far, shape (1, n_in, *size).
+        vector: Where the norm was found so far, of p-norm 1, shape (1, n_in, *size).
 
     Raises:
         ConfigError: If the number of iterations is below 1.
 
-    Source: Behrmann et al. 2019, section 2.1; Gouk et al. 2018.
+    Source: Behrmann et al. 2019, section 2.1; for p and q Boyd 1974 and Chen et al. 2019, appendix C.
     """
 
     kind = "power"
     vector: Tensor
 
-    def __init__(self, geometry: Geometry, c: float, n_iterations: int = 1) -> None:
-        super().__init__(geometry, c)
+    def __init__(
+        self, geometry: Geometry, c: float, norms: tuple[float, float] = (2.0, 2.0), n_iterations: int = 1
+    ) -> None:
+        super().__init__(geometry, c, norms)
         if isinstance(n_iterations, bool) or not isinstance(n_iterations, int) or n_iterations < 1:
             raise ConfigError("bad n_iterations", expected="a whole number of at least 1", got=n_iterations)
         self.n_iterations = n_iterations
@@ -60,14 +63,24 @@ class Power(Constraint):
         Returns:
             A scalar.
         """
-        v = self._started(weight.detach(), size)
+        fixed = weight.detach()
+        v = self._started(fixed, size)
         with torch.no_grad():
             for _ in range(self.n_iterations if self.training else 0):
-                v = _unit(_adjoint(_unit(apply(v, weight.detach(), self.geometry)), v, weight.detach(), self.geometry))
-            u = _unit(apply(v, weight.detach(), self.geometry))
-        if self.training:
+                v = self._step(v, fixed)
+            u = _dual(apply(v, fixed, self.geometry), self.norms[1])
+        if self.training and not v.is_inference():
             self.vector = v.detach()
         return (u * apply(v, weight, self.geometry)).sum()
+
+    def _step(self, v: Tensor, weight: Tensor) -> Tensor:
+        # Boyd's power method: the maximum of |W v|_q over |v|_p = 1, by turns with its dual.
+        p, q = self.norms
+        with torch.enable_grad():
+            leaf = v.detach().requires_grad_()
+            out = apply(leaf, weight, self.geometry)
+            (pulled,) = torch.autograd.grad(out, leaf, _dual(out.detach(), q))
+        return _dual(pulled, math.inf if p == 1 else 1 if p == math.inf else p / (p - 1))
 
     def bound(self, weight: Tensor, size: Size | None) -> float:
         """A proven bound of the norm of the effective weight, which power iteration does not keep below c.
@@ -83,7 +96,7 @@ class Power(Constraint):
         with torch.no_grad():
             effective = self.scaled(weight, size)
         self.training = mode
-        return float(operator_norm(effective, self.geometry, size).value)
+        return Certified(self.geometry, math.inf, self.norms).bound(effective, size)
 
     def _started(self, weight: Tensor, size: Size | None) -> Tensor:
         if size is None:
@@ -94,9 +107,9 @@ class Power(Constraint):
             return self.vector.to(weight)
         generator = torch.Generator().manual_seed(math.prod(shape))
         with torch.inference_mode(False), torch.no_grad():
-            v = _unit(torch.randn(shape, generator=generator, dtype=torch.float64).to(weight))
+            v = torch.randn(shape, generator=generator, dtype=torch.float64).to(weight)
             for _ in range(_COLD):
-                v = _unit(_adjoint(_unit(apply(v, weight, self.geometry)), v, weight, self.geometry))
+                v = self._step(v, weight)
         return v
 
     def extra_repr(self) -> str:
@@ -105,7 +118,7 @@ class Power(Constraint):
         Returns:
             Target and iterations.
         """
-        return f"c={self.c:g}, n_iterations={self.n_iterations}"
+        return f"{super().extra_repr()}, n_iterations={self.n_iterations}"
 
 
 def _resize(power: Any, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
@@ -115,12 +128,13 @@ def _resize(power: Any, state_dict: dict[str, Any], prefix: str, *rest: Any) -> 
         power.vector = power.vector.new_empty(saved.shape)
 
 
-def _adjoint(u: Tensor, v: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
-    with torch.enable_grad():
-        leaf = v.detach().requires_grad_()
-        (pulled,) = torch.autograd.grad(apply(leaf, weight, geometry), leaf, u)
-    return pulled
-
-
-def _unit(v: Tensor) -> Tensor:
-    return functional.normalize(v.flatten(), dim=0).view_as(v)
+def _dual(y: Tensor, q: float) -> Tensor:
+    # The u with <u, y> = |y|_q whose dual norm is 1.
+    flat = y.flatten()
+    if q == math.inf:
+        chosen = functional.one_hot(flat.abs().argmax(), len(flat))
+        return (chosen * flat.sign()).view_as(y).to(y.dtype)
+    scaled = flat / flat.abs().amax().clamp(min=torch.finfo(y.dtype).tiny)
+    raised = scaled.sign() * scaled.abs() ** (q - 1)
+    norm = torch.linalg.vector_norm(scaled, q).clamp(min=torch.finfo(y.dtype).tiny)
+    return (raised / norm ** (q - 1)).view_as(y)

@@ -76,9 +76,9 @@ def is_elementwise(module: nn.Module) -> bool:
         module: Any module.
 
     Returns:
-        False for layers that mix their inputs.
+        False for layers that mix their inputs, and for what users register.
     """
-    return not isinstance(module, (*LINEAR, *_AVERAGE_POOLS, *_MAX_POOLS))
+    return isinstance(module, (*_ELEMENTWISE, ChannelAffine))
 
 
 def _slope(slope: float) -> Rule:
@@ -160,4 +160,6 @@ RULES |= {kind: _slope(slope) for kind, slope in _SLOPES.items()}
 RULES |= dict.fromkeys(_DROPOUT, _dropout) | dict.fromkeys(LINEAR, layer_bound)
 RULES |= dict.fromkeys(_MAX_POOLS, _max_pool) | dict.fromkeys(_AVERAGE_POOLS, _average_pool)
 RULES |= {nn.LeakyReLU: _leaky, nn.PReLU: _prelu, nn.ELU: _elu, nn.CELU: _celu, nn.Softplus: _softplus}
+
 RULES |= {nn.GELU: _gelu, ChannelAffine: _channel_affine, Bijection: _isometry}
+_ELEMENTWISE = tuple(RULES.keys() - {*LINEAR, *_MAX_POOLS, *_AVERAGE_POOLS, Bijection})

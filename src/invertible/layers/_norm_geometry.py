@@ -146,6 +146,22 @@ class Geometry:
         coarse = self._coarse(copies)
         return Grid(exact, copies, self.stride, True) if math.prod(exact) <= math.prod(coarse.points) else coarse
 
+    def most_copies(self, size: Size | None) -> int:
+        """How often a pixel appears in the padded image, at most.
+
+        Args:
+            size: Of the input, per axis; None: any.
+
+        Returns:
+            A count; 1 where the layer is a part of a larger circular one.
+        """
+        if self.mode != "circular":
+            return round(self._copies(size) ** 2)
+        is_plain = size is not None and all(h > span for h, span in zip(size, self.spans, strict=True))
+        if is_plain and all(sum(p) <= span for p, span in zip(self.padding, self.spans, strict=True)):
+            return 1
+        return math.prod(1 + (before > 0) + (after > 0) for before, after in self.padding)
+
     def _circular(self, size: Size, copies: float) -> Grid:
         if any(h % s for h, s in zip(size, self.stride, strict=True)):
             # Round the seam pixels are read more densely than anywhere else; without the stride they all are.

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
 from torch import Tensor
 
-from invertible.layers._norm_geometry import Geometry, Size
+from invertible.layers._norm_geometry import Geometry, Grid, Size
+
+_HELD = 2**22
+"""Numbers of Gram matrices that are held at a time."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,11 @@ class Taps:
         is_turned = n_in < n_out and all(s == 1 for s in geometry.stride)
         return cls((by_tap.mT if is_turned else by_tap).contiguous(), geometry, is_turned)
 
+    @property
+    def n_summands(self) -> int:
+        """In each entry of a Gram matrix."""
+        return self.matrices.shape[1] * self.matrices.shape[3]
+
     def weight(self, by_tap: Tensor) -> Tensor:
         """Back to the layout of the layer's weight.
 
@@ -57,54 +66,108 @@ class Taps:
         return by_tap.permute(0, 2, 3, 1).reshape(groups * n_out, n_in, *self.geometry.kernel)
 
 
-class GramFamily:
-    """One Hermitian matrix for each frequency and group; its largest eigenvalue is a squared norm of the symbol.
-
-    The matrix of frequency f and group g has index f * groups + g. They are made on demand: all of them may not fit.
+class Waves:
+    """G(phi) as a sum of cosines and sines, whose coefficients are the kernel's correlations.
 
     Args:
         taps: The weight.
-        angles: Shape (n_frequencies, n_axes), radians per output pixel.
+
+    Attributes:
+        is_real: Whether G does not depend on the frequency at all, and so is real.
     """
 
-    def __init__(self, taps: Taps, angles: Tensor) -> None:
-        self.taps, self.angles = taps, angles
-        self.lags, self.correlations = _autocorrelation(taps)
-        self.groups, self.n = taps.matrices.shape[0], taps.matrices.shape[2]
-        self.dtype = taps.matrices.dtype
-        n_summands = taps.matrices.shape[1] * taps.matrices.shape[3]
-        self.rounding = 8 * torch.finfo(self.dtype).eps * (math.sqrt(n_summands) + self.n)
-        self.is_real = not any(map(any, self.lags))
+    def __init__(self, taps: Taps) -> None:
+        self.taps = taps
+        lags, found = _autocorrelation(taps)
+        self.lags = torch.tensor(lags, dtype=torch.float64).reshape(len(lags), -1)
+        self.is_real = len(lags) == 1
+        _, self.groups, self.n, _ = found.shape
+        even, odd = found + found.mT, found - found.mT
+        even[0] = found[0]
+        self._table = even if self.is_real else self._interleaved(even, odd[1:])
+
+    def coefficients(self, angles: Tensor) -> Tensor:
+        """How much of each wave there is.
+
+        Args:
+            angles: Shape (n_frequencies, n_axes).
+
+        Returns:
+            Shape (n_frequencies, n_waves).
+        """
+        phases = angles @ self.lags.T
+        return torch.cat([phases.cos(), phases[:, 1:].sin()], 1).to(self._table)
+
+    def sum(self, coefficients: Tensor) -> Tensor:
+        """The Gram matrices.
+
+        Args:
+            coefficients: Shape (n_frequencies, n_waves).
+
+        Returns:
+            Shape (n_frequencies * groups, n, n).
+        """
         if self.is_real:
-            self.angles = angles[:1]
-        phases = self.angles @ torch.tensor(self.lags, dtype=torch.float64).reshape(len(self.lags), -1).T
-        like = taps.matrices
-        self.cos, self.sin = phases.cos().to(like), phases.sin().to(like)
+            return self._table[0]
+        flat = coefficients @ self._table.flatten(1)
+        return torch.view_as_complex(flat.reshape(-1, self.n, self.n, 2))
+
+    def quotients(self, vector: Tensor, group: int) -> Tensor:
+        """Rayleigh quotients of the waves; those of the Gram matrices are their sums.
+
+        Args:
+            vector: Shape (n,).
+            group: Which group of channels it belongs to.
+
+        Returns:
+            Shape (n_waves,).
+        """
+        table = self._table[:, group] if self.is_real else torch.view_as_complex(self._table[:, group])
+        return ((table @ vector) @ vector.conj()).real
+
+    def _interleaved(self, even: Tensor, odd: Tensor) -> Tensor:
+        table = even.new_zeros(len(even) + len(odd), *even.shape[1:], 2)
+        table[: len(even), ..., 0], table[len(even) :, ..., 1] = even, odd
+        return table
+
+
+class GramFamily:
+    """One Hermitian matrix for each frequency and group; its largest eigenvalue is a squared norm of the symbol.
+
+    The matrix of frequency f and group g has index f * groups + g.
+
+    Args:
+        waves: The kernel's correlations.
+        grid: The frequencies.
+        shift: Of the grid, in half cells.
+    """
+
+    def __init__(self, waves: Waves, grid: Grid, shift: Size | None = None) -> None:
+        self.waves, self.grid, self.shift = waves, grid, shift
+        self.angles = grid.angles(shift)[: 1 if waves.is_real else None]
+        self.coefficients = waves.coefficients(self.angles)
+        self.n, self.groups, self.dtype = waves.n, waves.groups, waves.taps.matrices.dtype
+        self.rounding = 8 * torch.finfo(self.dtype).eps * (math.sqrt(waves.taps.n_summands) + self.n)
+        self._all = waves.sum(self.coefficients) if len(self) * self.n**2 <= _HELD else None
 
     def __len__(self) -> int:
         return len(self.angles) * self.groups
 
-    def block(self, start: int, stop: int) -> Tensor:
-        """The matrices of some frequencies.
+    def stretches(self) -> Iterator[tuple[int, Tensor]]:
+        """The matrices, as many at a time as memory should hold.
 
-        Args:
-            start: The first frequency.
-            stop: The one after the last.
-
-        Returns:
-            Shape ((stop - start) * groups, n, n), real if all are, else complex.
+        Yields:
+            Index of the first, and the matrices, shape (n_matrices, n, n), real if all are, else complex.
         """
-        flat = self.correlations.flatten(1)
-        if self.is_real:
-            return self.correlations[0]
-        half = self.cos[start:stop] @ flat, self.sin[start:stop] @ flat
-        shape = (-1, self.n, self.n)
-        # Lag zero stands in with half of its weight: the sum with its own transpose makes it whole.
-        real, imaginary = half[0].reshape(shape), half[1].reshape(shape)
-        return torch.complex(real + real.mT, imaginary - imaginary.mT)
+        if self._all is not None:
+            yield 0, self._all
+            return
+        step = max(1, _HELD // (self.groups * self.n**2))
+        for i in range(0, len(self.angles), step):
+            yield i * self.groups, self.waves.sum(self.coefficients[i : i + step])
 
     def pick(self, indices: list[int]) -> Tensor:
-        """Some matrices.
+        """Some of the matrices.
 
         Args:
             indices: Which.
@@ -112,42 +175,23 @@ class GramFamily:
         Returns:
             Shape (len(indices), n, n).
         """
-        if self.is_real:
-            return self.correlations[0][indices]
+        if self._all is not None:
+            return self._all[indices]
         frequencies, groups = zip(*(divmod(index, self.groups) for index in indices), strict=True)
-        part = self.correlations[:, list(groups)].flatten(2)
-        shape = (len(indices), self.n, self.n)
-        real = torch.einsum("il,lin->in", self.cos[list(frequencies)], part).reshape(shape)
-        imaginary = torch.einsum("il,lin->in", self.sin[list(frequencies)], part).reshape(shape)
-        return torch.complex(real + real.mT, imaginary - imaginary.mT)
+        found = self.waves.sum(self.coefficients[list(frequencies)])
+        return found.reshape(len(indices), self.groups, self.n, self.n)[range(len(indices)), list(groups)]
 
-    def along(self, vector: Tensor, group: int, angles: Tensor) -> float:
-        """The largest Rayleigh quotient of one vector, at other frequencies than the family's own.
+    def along(self, vector: Tensor, group: int) -> Tensor:
+        """The Rayleigh quotient of one vector, as a function of the frequency.
 
         Args:
             vector: A unit vector, shape (n,).
             group: Which group of channels it belongs to.
-            angles: Shape (n_frequencies, n_axes).
 
         Returns:
-            The maximum over these frequencies.
+            Shape (n_frequencies,).
         """
-        part = self.correlations[:, group].to(vector.dtype)
-        each = torch.einsum("i,lij,j->l", vector.conj(), part, vector).cpu().to(torch.complex128)
-        phases = angles @ torch.tensor(self.lags, dtype=torch.float64).reshape(len(self.lags), -1).T
-        return float((torch.polar(torch.ones_like(phases), phases) @ each).real.amax())
-
-    def blocks(self, n_numbers: int = 2**23) -> list[tuple[int, int]]:
-        """Stretches of frequencies whose matrices fit into memory.
-
-        Args:
-            n_numbers: How many complex numbers may be held at a time.
-
-        Returns:
-            (start, stop) of each.
-        """
-        step = max(1, n_numbers // (self.groups * self.n**2))
-        return [(i, min(i + step, len(self.angles))) for i in range(0, len(self.angles), step)]
+        return self.coefficients @ self.waves.quotients(vector, group)
 
     def norm_and_gradient(self, index: int, vector: Tensor) -> tuple[Tensor, Tensor]:
         """The symbol's gain at a vector, and its derivative by the weight.
@@ -161,18 +205,18 @@ class GramFamily:
             shape of the weight.
         """
         frequency, group = divmod(index, self.groups)
-        quotients, classes, n_classes = _polyphase(self.taps.geometry)
+        quotients, classes, n_classes = _polyphase(self.waves.taps.geometry)
         phase = self.angles[frequency] @ torch.tensor(quotients, dtype=torch.float64).reshape(len(quotients), -1).T
-        turn = torch.polar(torch.ones_like(phase), phase).to(vector.device, _complex(self.taps.matrices.dtype))
+        turn = torch.polar(torch.ones_like(phase), phase).to(vector.device, _complex(self.waves.taps.matrices.dtype))
         vector = vector.to(turn.dtype)
-        each = (self.taps.matrices[group].mT.to(turn.dtype) @ vector) * turn.conj()[:, None]
+        each = (self.waves.taps.matrices[group].mT.to(turn.dtype) @ vector) * turn.conj()[:, None]
         which = torch.tensor(classes, device=vector.device)
         pulled = each.new_zeros(n_classes, each.shape[1]).index_add_(0, which, each)
         sigma = torch.linalg.vector_norm(pulled)
         outer = vector.conj()[:, None] * (pulled[which] * turn[:, None])[:, None, :]
-        gradient = torch.zeros_like(self.taps.matrices)
+        gradient = torch.zeros_like(self.waves.taps.matrices)
         gradient[group] = outer.real / sigma.clamp(min=torch.finfo(sigma.dtype).tiny)
-        return sigma, self.taps.weight(gradient)
+        return sigma, self.waves.taps.weight(gradient)
 
 
 def _complex(dtype: torch.dtype) -> torch.dtype:
@@ -195,8 +239,6 @@ def _autocorrelation(taps: Taps) -> tuple[list[Size], Tensor]:
         which = torch.tensor([row[s] for s in partners], device=found.device)
         chosen = torch.tensor(partners, device=found.device) - first
         found.index_add_(0, which, products.index_select(1, chosen).transpose(0, 1))
-    if any(map(any, lags)):
-        found[0] /= 2
     return lags, found
 
 

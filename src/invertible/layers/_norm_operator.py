@@ -13,15 +13,15 @@ from torch import Tensor
 from torch.nn import functional
 
 from invertible._checks import check_finite
-from invertible.layers._norm_certify import largest, leading
+from invertible.layers._norm_certify import Leading, largest, leading
 from invertible.layers._norm_geometry import Geometry, Grid, Size
-from invertible.layers._norm_gram import GramFamily, Taps
+from invertible.layers._norm_gram import GramFamily, Taps, Waves
 
 _CONVS = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
 _WHOLE = 256
 """Operators with so few inputs or outputs are taken whole."""
-_COARSE = 4
-"""Frequencies per axis at which one looks where the symbol is large."""
+_WORTH = 0.03
+"""By how much another grid must lower the squared norm to be taken."""
 
 
 class Norm(NamedTuple):
@@ -65,30 +65,36 @@ def _norm(weight: Tensor, geometry: Geometry, size: Size | None) -> tuple[float,
     if size is not None and _fits(weight, geometry, size, grid):
         return _whole(weight, geometry, size)
     seen = replace(geometry, stride=grid.strides)
-    taps = Taps.of(weight, seen)
-    family = GramFamily(taps, grid.angles(_best_shift(taps, grid)))
-    return _root(family, grid.factor)
+    waves = Waves(Taps.of(weight, seen))
+    family, found = _laid(waves, grid)
+    return _root(family, found, grid.factor)
 
 
-def _root(family: GramFamily, factor: float) -> tuple[float, Tensor]:
-    bound, found = largest(family)
+def _root(family: GramFamily, found: Leading, factor: float) -> tuple[float, Tensor]:
+    bound, found = largest(family, found)
     sigma, gradient = family.norm_and_gradient(found.index, found.vector)
     value = max(math.sqrt(bound), float(sigma)) * factor
     return value, gradient * (value / float(sigma))
 
 
-def _best_shift(taps: Taps, grid: Grid) -> Size | None:
-    # Lay the grid so that the symbol's peak falls between its points: a smaller bound, as sound as any.
-    shifts = grid.shifts()
-    if len(shifts) == 1 or not any(map(any, taps.geometry.offsets())):
-        return None
-    coarse = Grid(tuple(min(n, _COARSE) for n in grid.points), 1.0, grid.strides)
-    family = GramFamily(taps, coarse.angles())
-    if family.is_real:
-        return None
+def _laid(waves: Waves, grid: Grid) -> tuple[GramFamily, Leading]:
+    # The grid laid so that the symbol's peak falls between its points: a smaller bound, as sound as any. At first by
+    # half a cell along all axes, as most peaks are at frequency zero.
+    shifts = grid.shifts()[::-1]
+    family = GramFamily(waves, grid, shifts[0])
     found = leading(family)
-    peaks = [family.along(found.vector, found.index % family.groups, grid.angles(shift)) for shift in shifts]
-    return shifts[min(range(len(shifts)), key=lambda i: round(peaks[i] / max(peaks), 4))]
+    if waves.is_real:
+        return family, found
+    group = found.index % family.groups
+    quotients = waves.quotients(found.vector, group)
+    for shift in shifts[1:]:
+        peak = float((waves.coefficients(grid.angles(shift)) @ quotients).max())
+        if peak < found.value * (1 - 2 * _WORTH):
+            other = GramFamily(waves, grid, shift)
+            again = leading(other)
+            if again.value < found.value * (1 - _WORTH):
+                family, found = other, again
+    return family, found
 
 
 def _fits(weight: Tensor, geometry: Geometry, size: Size, grid: Grid) -> bool:
@@ -107,7 +113,8 @@ def _whole(weight: Tensor, geometry: Geometry, size: Size) -> tuple[float, Tenso
         leaf = weight.clone().requires_grad_()
         matrix = apply(pixels.reshape(-1, n_channels, *size), leaf, geometry).flatten(1)
     flat = Geometry()
-    value, direction = _root(GramFamily(Taps.of(matrix.detach(), flat), Grid((), 1.0, ()).angles()), 1.0)
+    family = GramFamily(Waves(Taps.of(matrix.detach(), flat)), Grid((), 1.0, ()))
+    value, direction = _root(family, leading(family), 1.0)
     (gradient,) = torch.autograd.grad(matrix, leaf, direction)
     return value, gradient
 
