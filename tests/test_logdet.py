@@ -36,7 +36,6 @@ ALL = [
     PowerSeries(gradient="backprop"),
     Krylov(gradient="backprop"),
 ]
-NAMES = [f"{i}-{type(e).__name__}" for i, e in enumerate(ALL)]
 
 
 def contraction(dimension: int = 8, norm: float = 0.9, seed: int = 0) -> nn.Sequential:
@@ -85,7 +84,7 @@ def test_exact_in_every_shape(shape: tuple[int, ...], estimator: LogDetEstimator
     assert not found.standard_error.any()
 
 
-@pytest.mark.parametrize("estimator", STOCHASTIC, ids=NAMES[3:11])
+@pytest.mark.parametrize("estimator", STOCHASTIC, ids=repr)
 def test_mean_is_the_truth(estimator: LogDetEstimator) -> None:
     net, x = contraction(), torch.randn(1, 8, dtype=torch.float64)
     generator = torch.Generator().manual_seed(1)
@@ -268,7 +267,7 @@ def test_neumann_keeps_the_graph_of_one_product() -> None:
 # How it is called
 
 
-@pytest.mark.parametrize("estimator", ALL, ids=NAMES)
+@pytest.mark.parametrize("estimator", [*ALL[:5], RussianRoulette(), Krylov(), *ALL[-3:]], ids=repr)
 class TestEveryEstimator:
     def test_leaves_the_callers_tensor_alone(self, estimator: LogDetEstimator) -> None:
         net, x = contraction(), torch.randn(3, 8, dtype=torch.float64)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -21,11 +22,17 @@ class Level(NamedTuple):
     """What the probes that make at least a number of steps know after that many."""
 
     value: Tensor  # |u|^2 [log(I + H)]_11, shape (n, batch)
-    solution: Tensor  # |u| Q (I + H)^-1 e_1, which is near (I + J)^-T u; shape (n, batch, dimension), no graph
-    power: Tensor  # |J^T^m u|, shape (n, batch)
+    solution: Tensor | None  # |u| Q (I + H)^-1 e_1, which is near (I + J)^-T u; shape (n, batch, dimension), no graph
 
 
-def arnoldi(at: Linearised, u: Tensor, counts: tuple[int, ...], keep_graph: bool) -> list[Level]:
+class Quadrature(NamedTuple):
+    """The levels after which probes stop, and |J^T^m u| of the probes that make all m steps, shape (n, batch)."""
+
+    levels: list[Level]
+    power: Tensor
+
+
+def arnoldi(at: Linearised, u: Tensor, counts: tuple[int, ...], keep_graph: bool) -> Quadrature:
     """Run Arnoldi's iteration on J^T from each probe, some probes further than others.
 
     A Krylov space that is exhausted (J u = 0, dimension 1, ...) goes on with zero vectors: they leave the result exact,
@@ -35,27 +42,36 @@ def arnoldi(at: Linearised, u: Tensor, counts: tuple[int, ...], keep_graph: bool
         at: The function at its point.
         u: Probes, shape (n, batch, dimension).
         counts: How many of them, the first ones, make 1, 2, ... steps; does not increase.
-        keep_graph: Whether the values shall be differentiable through every product.
+        keep_graph: Whether the values shall be differentiable through every product; their levels have no solutions.
 
     Returns:
-        One level per step.
+        What is known at the end of each probe.
     """
-    length = _norm(u)
+    length, levels = _norm(u), []
+    power = torch.zeros_like(length.detach())
     basis, columns = [u / length[..., None]], []
-    for n in counts:
+    for n, n_next in pairwise((*counts, 0)):
         pulled = at.pull(basis[-1][:n], create_graph=keep_graph)
-        column, following = _orthogonalise(pulled, torch.stack([q[:n] for q in basis], dim=-2))
-        basis.append(following)
-        columns.append(column)
-    return [_level(length, basis, columns[: m + 1], n) for m, n in enumerate(counts)]
+        spanned = torch.stack([q[:n] for q in basis], dim=-2)
+        column = (spanned @ pulled[..., None])[..., 0]
+        if n_next < n:
+            needs_solution = at.has_graph and not keep_graph
+            levels.append(_level(length[:n], spanned, _hessenberg([*columns, column], n), needs_solution))
+        if n_next:
+            column, following = _orthogonalise(pulled[:n_next], spanned[:n_next], column[:n_next])
+            columns.append(column)
+            basis.append(following)
+        else:
+            h = _hessenberg([*columns, column], n).detach()
+            power = length[:n].detach() * _power(spanned.detach(), pulled.detach(), h)
+    return Quadrature(levels, power)
 
 
-def _orthogonalise(v: Tensor, basis: Tensor) -> tuple[Tensor, Tensor]:
+def _orthogonalise(v: Tensor, basis: Tensor, column: Tensor) -> tuple[Tensor, Tensor]:
     # v's coordinates in the basis and, as the last one, its remainder's length; then the remainder's direction
-    remainder, column = v, torch.zeros_like(basis[..., 0])
-    for _ in range(2):  # once is not orthogonal to rounding, twice is
-        part = (basis @ remainder[..., None])[..., 0]
-        column, remainder = column + part, remainder - (part[..., None, :] @ basis)[..., 0, :]
+    remainder = v - (column[..., None, :] @ basis)[..., 0, :]
+    part = (basis @ remainder[..., None])[..., 0]  # once is not orthogonal to rounding, twice is
+    column, remainder = column + part, remainder - (part[..., None, :] @ basis)[..., 0, :]
     left = _norm(remainder)
     smallest = 30 * torch.finfo(v.dtype).eps * _norm(v.detach())
     is_new = (left.detach() > smallest) & (left.detach() > torch.finfo(v.dtype).tiny ** 0.5)
@@ -72,31 +88,39 @@ def _norm(v: Tensor) -> Tensor:
     return torch.where(is_zero, 0, torch.where(is_zero, 1, square).sqrt())
 
 
-def _level(length: Tensor, basis: list[Tensor], columns: list[Tensor], n: int) -> Level:
+def _hessenberg(columns: list[Tensor], n: int) -> Tensor:
     m = len(columns)
-    length = length[:n]
-    extended = torch.stack([pad(c[:n], (0, m + 1 - c.shape[-1])) for c in columns], dim=-1)  # (n, batch, m + 1, m)
-    extended = extended if extended.device.type == "mps" else extended.double()
-    h, first = extended[..., :m, :], torch.eye(m, 1, dtype=extended.dtype, device=extended.device)
+    h = torch.stack([pad(c[:n], (0, m - c.shape[-1])) for c in columns], dim=-1)
+    return h if h.device.type == "mps" else h.double()
+
+
+def _level(length: Tensor, basis: Tensor, h: Tensor, needs_solution: bool) -> Level:
     value = length.square() * log1p_corner(h).to(length.dtype)
-    with torch.no_grad():
-        y = torch.linalg.solve_ex(torch.eye(m).to(h) + h, first.expand(*h.shape[:-1], 1))[0].to(length.dtype)
-        spanned = torch.stack([q[:n] for q in basis[: m + 1]], dim=-2)
-        solution = length[..., None] * (y.mT @ spanned[..., :m, :])[..., 0, :]
-        power = first
-        for _ in range(m - 1):
-            power = h @ power
-        power = (extended @ power).to(length.dtype).mT @ spanned
-    return Level(value, solution, length * _norm(power[..., 0, :]))
+    if not needs_solution:
+        return Level(value, None)
+    m = h.shape[-1]
+    first = torch.eye(m, 1, dtype=h.dtype, device=h.device).expand(*h.shape[:-1], 1)
+    y = torch.linalg.solve_ex(torch.eye(m, dtype=h.dtype, device=h.device) + h, first)[0].to(length.dtype)
+    return Level(value, length[..., None] * (y.mT @ basis)[..., 0, :])
+
+
+def _power(basis: Tensor, last: Tensor, h: Tensor) -> Tensor:
+    m = h.shape[-1]
+    power = torch.eye(m, 1, dtype=h.dtype, device=h.device).expand(*h.shape[:-1], 1)
+    for _ in range(m - 1):
+        power = h @ power
+    inside = (h[..., :-1] @ power[..., :-1, :]).to(basis.dtype)
+    return _norm((inside.mT @ basis)[..., 0, :] + power[..., -1, :].to(basis.dtype) * last)
 
 
 def log1p_corner(h: Tensor) -> Tensor:
     """The first entry of log(I + H), by quadrature: log(I + H) = integral over t in [0, 1] of (I + tH)^-1 H.
 
-    No eigenvectors are needed, so defective matrices do no harm; exact to rounding for eigenvalues > -0.999.
+    No eigenvectors are needed, so defective matrices do no harm; exact to 1e-13 for eigenvalues > -0.99, to 1e-8 for
+    > -0.999. The entry of the inverse is a ratio of determinants, for which Hessenberg matrices have a recursion.
 
     Args:
-        h: Matrices, shape (..., m, m), with no eigenvalue <= -1.
+        h: Hessenberg matrices (nothing below the first subdiagonal), shape (..., m, m), with no eigenvalue <= -1.
 
     Returns:
         Shape (...).
@@ -110,11 +134,24 @@ def log1p_corner(h: Tensor) -> Tensor:
         1.5
     """
     nodes, weights = (torch.as_tensor(a, dtype=h.dtype, device=h.device) for a in _nodes())
-    m = h.shape[-1]
-    matrices = torch.eye(m, dtype=h.dtype, device=h.device) + nodes.reshape(-1, *[1] * h.ndim) * h
-    _check_regular(matrices.detach(), h.detach())
-    solved = torch.linalg.solve_ex(matrices, h[..., :, :1].expand_as(matrices[..., :1]))[0][..., 0, 0]
-    return torch.tensordot(weights, solved, dims=1)
+    t = nodes.reshape(-1, *[1] * (h.ndim - 2))
+    dets, gain = [torch.ones_like(t)], t
+    for row in reversed(range(h.shape[-1])):
+        gain = _expand(h, t, row, dets)
+        dets = [dets[0] + t * gain, *dets]
+    _check_regular(dets[0].detach())
+    return torch.tensordot(weights, gain / dets[0], dims=1)
+
+
+def _expand(h: Tensor, t: Tensor, row: int, dets: list[Tensor]) -> Tensor:
+    # det(I + tH) from this row and column on is t times this more than that from the next on; dets[i] is that from
+    # row + 1 + i on
+    total, product = torch.zeros_like(t), torch.ones_like(t)
+    for column, det in enumerate(dets, start=row):
+        total = total + h[..., row, column] * product * det
+        if det is not dets[-1]:
+            product = -product * t * h[..., column + 1, column]
+    return total
 
 
 @cache
@@ -122,18 +159,17 @@ def _nodes() -> tuple[np.ndarray, np.ndarray]:
     # Gauss-Legendre in s, t = 1 - s^2: this crowds the nodes where eigenvalues near -1 make a pole
     s, weights = np.polynomial.legendre.leggauss(_N_NODES)
     s, weights = (s + 1) / 2, weights / 2
-    return 1 - s**2, 2 * s * weights
+    return np.append(1 - s**2, 1.0), np.append(2 * s * weights, 0.0)  # and the end, where nothing may be singular
 
 
-def _check_regular(matrices: Tensor, h: Tensor) -> None:
-    if not can_look(matrices):
+def _check_regular(dets: Tensor) -> None:
+    if not can_look(dets):
         return
-    last = torch.eye(h.shape[-1], dtype=h.dtype, device=h.device) + h
-    least = torch.linalg.det(torch.cat([matrices, last[None]])).min().item()
+    least = dets.min().item()
     if least <= 0:  # from t = 0, where it is 1, the determinant goes through 0
         raise RangeError(
             "I + dg/dx is not invertible as a contraction's would be",
             expected="|dg/dx| < 1",
-            got="an eigenvalue of a Krylov space below -1",
+            got="an eigenvalue of a Krylov space at -1 or below",
             hint="constrain g's layers, or ExactLogDet(), which needs no contraction",
         )

@@ -96,27 +96,29 @@ class Krylov(LogDetEstimator):
     def _estimate(self, at: Linearised, lipschitz: float | None, generator: torch.Generator | None) -> LogDet:
         u = draw("orthogonal", self.n_probes, at.like, generator)
         is_through = at.has_graph and self.gradient == "backprop"
-        levels = arnoldi(at, u, self.counts, is_through)
+        levels, power = arnoldi(at, u, self.counts, is_through)
         value = combine([level.value for level in levels])
         if at.has_graph and not is_through:
-            w = self._solutions(u, levels)
+            w = _solutions(u, levels)
             value = with_gradient_of(value, (at.pull(w, create_graph=True) * u).sum(dim=(0, 2)))
         error = standard_error([level.value.detach() for level in levels], hadamard_order(u.shape[-1]))
-        return LogDet(value, error, self._bias_bound(u, levels, lipschitz), at.n_products)
+        return LogDet(value, error, self._bias_bound(u, power, lipschitz), at.n_products)
 
-    def _solutions(self, u: Tensor, levels: list[Level]) -> Tensor:
-        # what the telescoped mean of the values has as its gradient's (I + J)^-T u, each with its probe's weight
-        total = torch.zeros_like(u)
-        for n, weights, level in zip(self.counts, probe_weights(self.counts, u), levels, strict=True):
-            total[:n] += weights[:, None, None] * level.solution
-        return total
-
-    def _bias_bound(self, u: Tensor, levels: list[Level], c: float | None) -> Tensor | None:
+    def _bias_bound(self, u: Tensor, power: Tensor, c: float | None) -> Tensor | None:
         # m steps are exact for polynomials of degree m; of the series' rest, both u^T J^k u and its stand-in are at
         # most |u| c^(k - m) |J^T^m u|
         if c is None:
             return None
-        return (2 * tail(c, self.n_steps) * math.sqrt(u.shape[-1]) * levels[-1].power).mean(dim=0)
+        return (2 * tail(c, self.n_steps) * math.sqrt(u.shape[-1]) * power).mean(dim=0)
+
+
+def _solutions(u: Tensor, levels: list[Level]) -> Tensor:
+    # what the telescoped mean of the values has as its gradient's (I + J)^-T u, each with its probe's weight
+    total, counts = torch.zeros_like(u), tuple(len(level.value) for level in levels)
+    for n, weights, level in zip(counts, probe_weights(counts, u), levels, strict=True):
+        if level.solution is not None:
+            total[:n] += weights[:, None, None] * level.solution
+    return total
 
 
 def _taper(n_probes: int, n_steps: int, taper: float) -> tuple[int, ...]:
