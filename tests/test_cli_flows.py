@@ -135,7 +135,7 @@ def test_score_points(plane: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     (tmp_path / "mine.csv").write_text("x,y\n0,0\n100,100\n")
     out = says(capsys, "score", plane, tmp_path / "mine.csv", "--out", tmp_path / "t.csv")
     assert "2 scored, in nats of all data (smaller is more unlikely; one evaluation)" in out
-    assert out.index("mine.csv:2") < out.index("mine.csv:1"), "the outlier first"
+    assert out.index("mine.csv row 1") < out.index("mine.csv row 0"), "the outlier first"
 
 
 def test_reconstruct_with_a_flow(digits: Path, plane: Path, tmp_path: Path, capsys) -> None:

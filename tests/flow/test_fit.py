@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from flow._make import Affine, Two, conditional, plane
 from invertible import Chain, Flow
 from invertible.errors import ConfigError, NonFiniteError, RangeError, ShapeError
-from invertible.flow import ClassNormal, FitOptions, FitReport, UniformDequantization
+from invertible.flow import ClassNormal, FitOptions, FitReport, InterruptedFit, UniformDequantization
+from invertible.flow._training import Training
 from invertible.layers import ActNorm, AffineCoupling
 from invertible.models.spline_flow import spline_flow
 
@@ -115,11 +116,38 @@ class Interrupts(Affine):
 def test_an_interrupt_leaves_the_best_weights() -> None:
     flow = Flow(Interrupts([0.0, 0.0], [1.0, 1.0]), 2)
     same = Flow(Affine([0.0, 0.0], [1.0, 1.0]), 2).fit(GAUSS, max_steps=50, **QUIET)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt, match="interrupted at step 70") as stopped:
         flow.fit(GAUSS, max_steps=100, **QUIET)
+    assert isinstance(stopped.value, InterruptedFit)
+    assert stopped.value.flow is flow
     assert not flow.training
+    assert flow.fitted is not None
+    assert (flow.fitted.stopped, flow.fitted.best_step) == ("interrupted", 50)
     for a, b in zip(flow.parameters(), same.parameters(), strict=True):
         assert torch.equal(a, b)
+
+
+def test_an_interrupt_of_a_fit_on_the_class_hands_the_flow_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(training: Training, rows: Tensor) -> None:
+        if training.step == 60:
+            raise KeyboardInterrupt
+        learn(training, rows)
+
+    learn = Training._learn
+    monkeypatch.setattr(Training, "_learn", stop)
+    with pytest.raises(InterruptedFit) as stopped:
+        Flow.fit(GAUSS, **QUIET)
+    monkeypatch.undo()
+    same = Flow.fit(GAUSS, max_steps=50, **QUIET)
+    assert torch.equal(stopped.value.flow.log_prob(GAUSS), same.log_prob(GAUSS))
+
+
+@pytest.mark.parametrize("fit", [Flow.fit, Flow(Affine([0.0, 0.0], [1.0, 1.0]), 2).fit], ids=["class", "flow"])
+def test_values_beyond_float32_are_named_as_such(fit: Any) -> None:
+    x = GAUSS.copy()
+    x[3, 1] = 1e300
+    with pytest.raises(RangeError, match=r"out of the range of float32: .*1e\+300 in column 1, row 3"):
+        fit(x, max_steps=1, **QUIET)
 
 
 class Explodes(Affine):

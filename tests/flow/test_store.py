@@ -12,6 +12,7 @@ from torch.distributions import Laplace
 
 from flow._make import plane
 from invertible import Flow
+from invertible._files import read_tensors, write_tensors
 from invertible.errors import CheckpointError, ConfigError
 from invertible.models.spline_flow import spline_flow
 
@@ -130,3 +131,26 @@ def test_nothing_half_written_is_left(tmp_path: Path, monkeypatch: pytest.Monkey
             other.save(tmp_path / "flow")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["flow.json", "flow.safetensors"]
     assert torch.equal(Flow.load(tmp_path / "flow").log_prob(x), flow.log_prob(x))
+
+
+def test_a_changed_byte_of_a_weight_is_noticed(tmp_path: Path) -> None:
+    small().save(tmp_path / "flow")
+    path = tmp_path / "flow.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 1  # the last tensor's
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match="changed or damaged"):
+        Flow.load(tmp_path / "flow")
+    with pytest.raises(CheckpointError, match="changed or damaged"):
+        small().load_weights(tmp_path / "flow")
+
+
+def test_files_without_a_checksum_are_read(tmp_path: Path) -> None:
+    """As versions before it wrote them."""
+    flow = small()
+    flow.save(tmp_path / "flow")
+    tensors, header = read_tensors(tmp_path / "flow.safetensors")
+    about = {key: value for key, value in json.loads(header["flow"]).items() if key != "sha256"}
+    write_tensors(tmp_path / "flow.safetensors", tensors, {"flow": json.dumps(about)})
+    (tmp_path / "flow.json").unlink()
+    assert torch.equal(Flow.load(tmp_path / "flow").log_prob(torch.zeros(1, 2)), flow.log_prob(torch.zeros(1, 2)))

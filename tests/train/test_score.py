@@ -15,7 +15,7 @@ from PIL import Image
 from invertible.data import PointSet, load
 from invertible.errors import ConfigError, DataError, ShapeError
 from invertible.train import Run, draw_samples, load_run, read_files, read_recipe, score, train
-from invertible.train.flow_figures import draw_tiles, save_grid, save_samples
+from invertible.train.flow_figures import _limits, draw_tiles, save_grid, save_samples
 from invertible.train.recipe import ModelConfig
 from invertible.train.score import Scored, compared, of_test_data, reference
 from invertible.train.score_figure import save_scores
@@ -40,6 +40,15 @@ def padded(tmp_path_factory: pytest.TempPathFactory) -> Run:
     recipe.training.threads = 1
     train(recipe, folder, quiet=True)
     return load_run(folder)
+
+
+@pytest.mark.parametrize(("size", "is_square"), [(2.0, True), (1e6, False), (1e-9, False)])
+def test_pictures_of_columns_of_very_different_size_have_a_scale_for_each(size: float, is_square: bool) -> None:
+    points = torch.rand(500, 2, dtype=torch.float64) * torch.tensor([1.0, size]).double()
+    low, high = _limits(points)
+    widths = [b - a for a, b in zip(low, high, strict=True)]
+    expected = [max(1.0, size)] * 2 if is_square else [1.0, size]
+    assert widths == pytest.approx([1.16 * width for width in expected], rel=0.1)
 
 
 # Samples ------------------------------------------------------------------------------------------------------------
@@ -120,7 +129,8 @@ def test_scores_of_pictures_are_means_over_draws_with_their_standard_error(padde
         assert row.bits_per_dim == pytest.approx(values.mean().item(), abs=6 * row.standard_error)
         assert row.standard_error == pytest.approx(values.std().item() / 4, rel=0.6)
     assert score(padded, scored, 16) == scores
-    assert singles[0].rows[0].standard_error == 0
+    assert singles[0].rows[0].standard_error is None, "one draw leaves it unknown"
+    assert "standard_error" not in singles[0].table[0]
 
 
 def test_scores_of_one_class_and_of_all(padded: Run) -> None:
@@ -201,7 +211,7 @@ def test_rows_of_tables(plane: Run, tmp_path: Path) -> None:
     (tmp_path / "b.csv").write_text("x,y\n7,8\n")
     scored = read_files(plane, [tmp_path / "a.npy", tmp_path / "b.csv"])
     assert scored.data.tolist() == [[0, 1], [2, 3], [4, 5], [7, 8]]
-    assert scored.names == (*(f"{tmp_path}/a.npy:{i}" for i in (1, 2, 3)), f"{tmp_path}/b.csv:1")
+    assert scored.names == (*(f"{tmp_path}/a.npy row {i}" for i in (0, 1, 2)), f"{tmp_path}/b.csv row 0")
     np.save(tmp_path / "a.npy", np.zeros((3, 5)))
     with pytest.raises(ShapeError, match=r"a\.npy has the wrong shape: expected 2 numbers a row, got 5"):
         read_files(plane, [tmp_path / "a.npy"])

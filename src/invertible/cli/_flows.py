@@ -177,7 +177,8 @@ def _list(scores: Scores) -> None:
         table.add_column(title, justify="right")
     for row, value in list(zip(scores.rows, scores.values, strict=True))[:N_LISTED]:
         share = "" if row.test_share is None else f"{row.test_share:.2%}"
-        table.add_row(row.name, f"{value:.4f}", f"{row.standard_error:.2g}", share)
+        error = "unknown" if row.standard_error is None else f"{row.standard_error:.2g}"
+        table.add_row(row.name, f"{value:.4f}", error, share)
     show(table)
     if len(scores.rows) > N_LISTED:
         show(f"... and {len(scores.rows) - N_LISTED:,} more in the table")

@@ -45,7 +45,10 @@ def read_rows(path: str | Path) -> torch.Tensor:
     rows = torch.from_numpy(values).float()
     bad = (~torch.isfinite(rows)).nonzero()
     if len(bad):
-        got = f"{len(bad)} that are not, the first in row {int(bad[0, 0])}, column {int(bad[0, 1])}"
+        row, column = bad[0].tolist()
+        value = float(values[row, column])
+        text = f"{value:g} is out of the range of float32" if np.isfinite(value) else f"{value:g}"
+        got = f"{len(bad)} that are not, the first in row {row}, column {column}: {text}"
         raise DataError(f"{path}: bad numbers", expected="finite numbers", got=got, hint="leave such rows out")
     return rows
 

@@ -11,7 +11,7 @@ from invertible.flow.base import (
 )
 from invertible.flow.dequantization import Dequantization, UniformDequantization, VariationalDequantization
 from invertible.flow.distribution import FlowDistribution
-from invertible.flow.fit import FitOptions, FitReport
+from invertible.flow.fit import FitOptions, FitReport, InterruptedFit
 from invertible.flow.flow import Flow
 from invertible.flow.wrap import FixedBase, LearnedBase
 
@@ -26,6 +26,7 @@ __all__ = [
     "FixedBase",
     "Flow",
     "FlowDistribution",
+    "InterruptedFit",
     "LearnedBase",
     "NormalMixture",
     "StandardLogistic",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,8 +27,9 @@ def save(flow: Flow, path: Path) -> None:
         path: NAME, with or without the suffix.
     """
     weights, description = _paths(path)
-    about = _describe(flow)
-    write_tensors(weights, _tensors(flow), {"flow": json.dumps(about)})
+    tensors = _tensors(flow)
+    about = _describe(flow) | {"sha256": _checksum(tensors)}
+    write_tensors(weights, tensors, {"flow": json.dumps(about)})
     write_json(description, about)
 
 
@@ -108,7 +110,20 @@ def _read(weights: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     except (KeyError, ValueError, TypeError) as error:
         expected = "a file written by flow.save"
         raise CheckpointError(f"{weights} holds no flow", expected=expected, got=f"no {error}") from error
+    known = about.get("sha256")  # files of earlier versions have none
+    if known is not None and known != _checksum(tensors):
+        problem, hint = f"{weights} was changed or damaged after it was saved", "copy it again, or save the flow again"
+        raise CheckpointError(problem, expected=f"weights with SHA-256 {known[:12]}...", got="others", hint=hint)
     return tensors, about
+
+
+def _checksum(tensors: dict[str, Tensor]) -> str:
+    # Of names, dtypes, shapes and values: the same wherever in the file they are.
+    found = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
+        found.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()
 
 
 def _fill(flow: Flow, tensors: dict[str, Tensor], about: dict[str, Any], weights: Path) -> None:

@@ -54,7 +54,11 @@ class Training:
         self._total, self._n_summed = torch.zeros((), device=x.device), 0
 
     def run(self) -> None:
-        """Train until an end is reached; the best weights are put back, after an interrupt too."""
+        """Train until an end is reached; the best weights are put back, after an interrupt too.
+
+        Raises:
+            KeyboardInterrupt: After Ctrl-C.
+        """
         began, every, batches = time.monotonic(), self._interval(), _batches(self.train, self.options.batch_size)
         with progress() as display:
             task = display.add_task("fitting", total=self.options.max_steps, visible=not self.options.quiet)
@@ -63,10 +67,13 @@ class Training:
                     self._advance(next(batches), began, every)
                     text = f"fitting: {self.best.nats:.3f} nats held out"
                     display.update(task, completed=self.step, description=text)
+            except KeyboardInterrupt:
+                self.stopped = "interrupted"
+                raise
             finally:
                 self.best.restore()
                 self.flow.eval()
-        self.seconds = time.monotonic() - began
+                self.seconds = time.monotonic() - began
 
     def _interval(self) -> int:
         # Evaluate once per pass over the data, but neither after a few steps nor after thousands.

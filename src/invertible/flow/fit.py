@@ -66,6 +66,27 @@ class FitOptions:
                 raise ConfigError(f"fit: {name} is out of range", expected=expected, got=getattr(self, name))
 
 
+class InterruptedFit(KeyboardInterrupt):
+    """Ctrl-C ended a fit; `flow` is what it had so far.
+
+    Args:
+        flow: With the weights that suited the held-out rows best, in eval mode.
+        step: Steps taken.
+
+    Example:
+        >>> try:
+        ...     raise InterruptedFit("a flow", 70)
+        ... except KeyboardInterrupt as stopped:
+        ...     print(stopped.flow)
+        a flow
+    """
+
+    def __init__(self, flow: Any, step: int) -> None:
+        hint = "`except KeyboardInterrupt as error: flow = error.flow`; at a prompt, flow = sys.last_value.flow"
+        super().__init__(f"the fit was interrupted at step {step}; the flow with its best weights is kept: {hint}")
+        self.flow, self.step = flow, step
+
+
 @dataclass(frozen=True)
 class FitReport:
     """What a fit did.
@@ -78,7 +99,7 @@ class FitReport:
         validation_nats: Mean log-density of the held-out rows with these.
         standard_error: Of that mean; NaN if one row was held out.
         seconds: It took.
-        stopped: Why: "no improvement", "max_steps" or "max_seconds".
+        stopped: Why: "no improvement", "max_steps", "max_seconds" or "interrupted".
         steps: At which steps it was evaluated.
         train: Mean log-density of the rows fitted since the last evaluation, nats.
         validation: Of the held-out rows.
@@ -169,6 +190,7 @@ class _Fitter:
 
         Raises:
             ConfigError: If an option is unknown or out of range.
+            InterruptedFit: After Ctrl-C: a KeyboardInterrupt whose `flow` has the best weights so far.
 
         Example:
             >>> from invertible import Flow
@@ -209,7 +231,11 @@ def _fit(flow: Flow | None, x: Any, context: Any, options: FitOptions) -> Flow:
             x = _spread(x)
             flow = _default_flow(x, context).to(x.device)  # an outlier counts wherever it fell
         training = Training(flow, x, context, rows, options)
-        training.run()
+        try:
+            training.run()
+        except KeyboardInterrupt as error:
+            flow.fitted = _report(training) if training.history else None
+            raise InterruptedFit(flow, training.step) from error
     flow.fitted = _report(training)
     return flow
 
@@ -228,7 +254,7 @@ def _as_data(x: Any, flow: Flow | None) -> Tensor:
         if x.ndim < 1 or tuple(x.shape[1:]) != flow.event_shape:
             check_event_shape(x, flow.event_shape, "fit")
         _check_finite(x, "data")
-        return x if flow.dequantization is not None else x.to(flow.base.here)
+        return x if flow.dequantization is not None else _converted(x, flow.base.here.dtype).to(flow.base.here)
     if x.ndim == 1:
         x = x[:, None]
     if x.ndim != 2 or not x.shape[1]:
@@ -238,9 +264,22 @@ def _as_data(x: Any, flow: Flow | None) -> Tensor:
     return _rounded(x, torch.get_default_dtype())
 
 
+def _converted(x: Tensor, dtype: torch.dtype) -> Tensor:
+    out, limit = x.to(dtype), torch.finfo(dtype).max
+    beyond = ~out.isfinite()
+    if not bool(beyond.any()):
+        return out
+    row, *rest = (int(i) for i in beyond.nonzero()[0])
+    place = f"column {rest[0]}" if len(rest) == 1 else f"element {tuple(rest)}"
+    name = str(dtype).removeprefix("torch.")
+    raise RangeError(f"fit: the data are out of the range of {name}", expected=f"at most {limit:.2g} in size",
+                     got=f"{x[row, *rest].item():.6g} in {place}, row {row}",
+                     hint="other units, the logarithm, or a flow in float64")  # fmt: skip
+
+
 def _rounded(x: Tensor, dtype: torch.dtype) -> Tensor:
     # A time stamp's seconds, for example, are lost in float32.
-    rounded = x.to(dtype)
+    rounded = _converted(x, dtype)
     if len(x) < 2 or x.dtype == dtype:
         return rounded
     precise = x.double()

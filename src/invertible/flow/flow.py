@@ -27,6 +27,7 @@ from invertible.flow.dequantization import Dequantization
 from invertible.flow.distribution import FlowDistribution
 from invertible.flow.fit import Fit, FitReport
 from invertible.flow.wrap import as_base
+from invertible.layers.certify import ModelCertificate, certify
 
 Shape = int | Sequence[int]
 
@@ -266,6 +267,14 @@ class Flow(nn.Module):
             The distribution; it shares the flow's parameters.
         """
         return FlowDistribution(self, context)
+
+    def certificate(self) -> ModelCertificate:
+        """What each member of the bijection does to distances, and how much decoding can magnify an error.
+
+        Returns:
+            The bounds, for data of `event_shape`; print them.
+        """
+        return certify(self.bijection, self.event_shape)
 
     def save(self, path: str | Path) -> None:
         """Write weights (NAME.safetensors) and what they belong to (NAME.json), each whole or not at all.

@@ -27,6 +27,7 @@ PICTURES = ("density.png", "samples.png", "temperatures.png", "interpolations.pn
 TEMPERATURES = (0.0, 0.25, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 N_AT_ONCE = 256
 GROUND = 0.88  # light grey, so that black as well as white images have an edge
+MOST_UNEQUAL = 5  # widths of two columns that are drawn to one scale
 N_SIDE, N_COLUMNS, N_MORPHS, N_GRID, N_DOTS, CHUNK = 8, 20, 6, 200, 5000, 4000
 
 
@@ -228,7 +229,11 @@ def _draw_plane(run: Run, panels: Sequence[Axes], points: Tensor, samples: Tenso
     else:
         panels[1].text(0.5, 0.5, f"{points.shape[1]} dimensions", ha="center", transform=panels[1].transAxes)
     for axes in panels:
-        axes.set(xlim=extent[:2], ylim=extent[2:], aspect="equal")
+        axes.set(xlim=extent[:2], ylim=extent[2:], aspect=_aspect(high[0] - low[0], high[1] - low[1]))
+
+
+def _aspect(width: float, height: float) -> str:
+    return "equal" if math.isclose(width, height, rel_tol=1e-6) else "auto"
 
 
 def _draw_line(run: Run, panels: Sequence[Axes], points: Tensor, samples: Tensor, label: int | None) -> None:
@@ -253,9 +258,12 @@ def _values(run: Run, x: Tensor, label: int | None) -> Tensor:
 
 
 def _limits(points: Tensor) -> tuple[list[float], list[float]]:
-    # A square (of equal sides) about all but the outermost points.
+    # A square about all but the outermost points; where columns differ so much in size that one scale for both would
+    # leave a line of the picture, each has its own.
     low, high = points.double().quantile(0.001, dim=0), points.double().quantile(0.999, dim=0)
-    centre, side = (low + high) / 2, (high - low).max() * 0.58 + 1e-6
+    centre, width = (low + high) / 2, high - low
+    width = width.where(width > 0, centre.abs().clamp(min=1e-6))
+    side = 0.58 * (width.max().expand_as(width) if width.max() < MOST_UNEQUAL * width.min() else width)
     return (centre - side).tolist(), (centre + side).tolist()
 
 

@@ -49,17 +49,18 @@ class Score:
     """One picture or point.
 
     Args:
-        name: File, or file and row, or place in the test set.
+        name: File, or file and row, or place in the test set; rows and places count from 0, as in errors.
         nats: Log-likelihood, mean over the draws of the noise.
         bits_per_dim: The same in bits per number, negated; None for points.
-        standard_error: Of the mean over the draws, in the unit of the scores; 0 if there is no noise.
+        standard_error: Of the mean over the draws, in the unit of the scores; 0 if there is no noise, None if a
+            single draw leaves it unknown.
         test_share: Share of the test set that is as unlikely or more so; None: the test set is not at hand.
     """
 
     name: str
     nats: float
     bits_per_dim: float | None
-    standard_error: float
+    standard_error: float | None
     test_share: float | None = None
 
 
@@ -134,7 +135,7 @@ def read_files(run: Run, files: Sequence[Path]) -> Scored:
         notes = tuple(f"{path}: {note}" for path, (_, note) in zip(paths, pictures, strict=True) if note)
         return Scored(tuple(map(str, paths)), torch.cat([pixels for pixels, _ in pictures]), notes)
     tables = [_read_points(run, path) for path in paths]
-    names = [f"{path}:{i + 1}" for path, rows in zip(paths, tables, strict=True) for i in range(len(rows))]
+    names = [f"{path} row {i}" for path, rows in zip(paths, tables, strict=True) for i in range(len(rows))]
     return Scored(tuple(names), torch.cat(tables))
 
 
@@ -160,7 +161,7 @@ def score(run: Run, scored: Scored, n_draws: int = 8, label: int | None = None, 
         run: A trained flow.
         scored: What.
         n_draws: How often noise (of dequantisation, of a trace's estimate) is drawn, at least 2 for a standard error;
-            once is enough where there is none.
+            where there is none, one evaluation is what counts.
         label: For class-conditional flows; None: the even mixture of the classes.
         seed: Of the noise.
 
@@ -174,12 +175,12 @@ def score(run: Run, scored: Scored, n_draws: int = 8, label: int | None = None, 
         raise ConfigError("--draws is out of range", expected="at least 1", got=n_draws)
     check_label(run.flow, run.n_classes, label)
     nats = _draws(run, scored.data, n_draws, label, seed)
-    n_draws = len(nats)
+    is_known, n_draws = n_draws > 1, len(nats)
     is_image = run.flow.dequantization is not None
     scale = bits_per_dim(run.flow, -1.0) if is_image else 1.0
     mean, errors = nats.mean(0).tolist(), (nats.std(0, unbiased=n_draws > 1) / math.sqrt(n_draws) * scale).tolist()
     rows = [
-        Score(name, value, -value * scale if is_image else None, error)
+        Score(name, value, -value * scale if is_image else None, error if is_known else None)
         for name, value, error in zip(scored.names, mean, errors, strict=True)
     ]
     rows.sort(key=lambda row: row.nats)
