@@ -2,6 +2,7 @@
 
 from invertible.layers.activations import LipSwish, MaxMin
 from invertible.layers.actnorm import ActNorm
+from invertible.layers.certify import MemberBound, ModelCertificate, certify
 from invertible.layers.coupling import AdditiveCoupling, AffineCoupling, Coupling
 from invertible.layers.elementwise import Scaling, SoftTails, Tanh
 from invertible.layers.fields import ConvField, MLPField
@@ -50,6 +51,8 @@ __all__ = [
     "MarginalSpline",
     "Mask",
     "MaxMin",
+    "MemberBound",
+    "ModelCertificate",
     "ModuleField",
     "MomentumCoupling",
     "OdeError",
@@ -69,6 +72,7 @@ __all__ = [
     "Tanh",
     "VectorField",
     "certificate",
+    "certify",
     "constrain",
     "estimator_error",
     "lipschitz_bound",

@@ -14,6 +14,7 @@ from invertible._checks import (
     check_placement,
 )
 from invertible.bijection import Bijection
+from invertible.layers.certify import ModelCertificate, certify
 
 
 class Classifier(nn.Module):
@@ -94,6 +95,14 @@ class Classifier(nn.Module):
         if self.in_shape is not None:
             check_event_shape(x, self.in_shape, "Classifier.reconstruct's result")
         return x
+
+    def certificate(self) -> ModelCertificate:
+        """What each member of the body does to distances, and how much the reconstruction can magnify an error.
+
+        Returns:
+            The bounds, for images of `in_shape`; print them.
+        """
+        return certify(self.body, self.in_shape)
 
 
 def check_input(x: Tensor, model: nn.Module, in_shape: Sequence[int] | None, name: str = "") -> None:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from invertible.errors import ConfigError, DtypeError
 from invertible.flow import Flow
 from invertible.flow.dequantization import check_levels
+from invertible.layers import ModelCertificate
 from invertible.models._residual import Bound, EstimatorName
 from invertible.models.classifier import check_input
 from invertible.models.iresnet import iresnet_density
@@ -84,6 +85,14 @@ class Hybrid(nn.Module):
         """
         z, log_prob = self.flow.encode_with_log_prob(x)
         return self.head(z), log_prob
+
+    def certificate(self) -> ModelCertificate:
+        """What each member of the flow does to distances, as `Flow.certificate`.
+
+        Returns:
+            The bounds; print them.
+        """
+        return self.flow.certificate()
 
 
 def hybrid_iresnet(
