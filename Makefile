@@ -16,7 +16,7 @@ demo: setup
 	@$(BIN)/invertible demo --out runs/demo
 
 test: setup lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 lint: setup
 	$(BIN)/ruff check .

@@ -250,8 +250,21 @@ def test_nothing_is_touched(case: Case) -> None:
         assert all(torch.equal(old, new) for old, new in zip(before, after, strict=True))
 
 
-@some_cases(lambda case: case.traceable)
-@pytest.mark.parametrize("strict", [False, True], ids=["non-strict", "strict"])
+def exports() -> list[object]:
+    """All cases, and in dynamo's slower, strict way one of each kind and all chains; `-m compile_all` runs the rest."""
+    found: list[object] = []
+    kinds: set[str] = set()
+    for name, case in CASES.items():
+        if case.traceable:
+            kind = name.partition("-")[0]
+            is_extra = kind in kinds and kind not in ("chain", "multi", "on")
+            found.append(pytest.param(case, False, id=f"non-strict-{name}"))
+            found.append(pytest.param(case, True, id=f"strict-{name}", marks=[pytest.mark.compile_all] * is_extra))
+            kinds.add(kind)
+    return found
+
+
+@pytest.mark.parametrize(("case", "strict"), exports())
 @pytest.mark.usefixtures("unchecked")
 def test_export(case: Case, strict: bool) -> None:
     b, args = case.make(), (case.x(), *case.args())

@@ -308,7 +308,7 @@ def test_measured_drift_is_what_was_predicted_at_depth_64(make: Callable[..., Bi
         for block in report.blocks[:48]:  # the last blocks' few rounding errors scatter
             drift = block.drift[dtype]
             # What a coupling divides by is to the bit what it multiplied by: part of the roundings cancels.
-            assert drift.expected / (5 if make is add else 20) < drift.error_rms < 5 * drift.expected
+            assert drift.expected / (5 if make is add else 40) < drift.error_rms < 5 * drift.expected
     ratio = report.blocks[0].drift["bfloat16"].error_rms / report.blocks[0].drift["float32"].error_rms
     assert 2**14 < ratio < 2**18  # of their roundings: 2^16
 
