@@ -30,6 +30,7 @@ LAYERS = [
         "_broyden",
         "_fixed_point",
         "_implicit",
+        "_point",
         "_rows",
         "_rule",
         "_solve_errors",

@@ -36,25 +36,25 @@ class Anderson:
         self._points = like.new_zeros(n, memory, size)
         self._newest, self._n_kept = -1, 0
 
-    def learn(self, dx: Tensor, dr: Tensor) -> None:
+    def learn(self, dx: Tensor, dz: Tensor) -> None:
         """Take in a step.
 
         Args:
             dx: Difference of two points, shape (batch, size).
-            dr: Difference of their residuals.
+            dz: Difference of their z; is overwritten.
         """
-        memory, dz = self._residuals.shape[1], dx + dr
+        memory, dr = self._residuals.shape[1], dz - dx
         self._newest = (self._newest + 1) % memory
         if self._n_kept == memory:  # the oldest makes room first, else the new one is made orthogonal to it in vain
             self._residuals[:, self._newest] = 0
-        size = dr.square().sum(dim=1)
+        size = torch.linalg.vector_norm(dr, dim=1)
         if self._n_kept:
             old = self._residuals[:, : self._n_kept]
             share = dr.unsqueeze(1) @ old.mT
-            dr = torch.baddbmm(dr.unsqueeze(1), share, old, alpha=-1).squeeze(1)
-            dz = torch.baddbmm(dz.unsqueeze(1), share, self._points[:, : self._n_kept], alpha=-1).squeeze(1)
-        new = dr.square().sum(dim=1)
-        factor = torch.where(new > _DEPENDENT**2 * size, new.rsqrt(), 0.0).unsqueeze(1)
+            dr.unsqueeze(1).baddbmm_(share, old, alpha=-1)
+            dz.unsqueeze(1).baddbmm_(share, self._points[:, : self._n_kept], alpha=-1)
+        new = torch.linalg.vector_norm(dr, dim=1)
+        factor = torch.where(new > _DEPENDENT * size, 1 / new, 0.0).unsqueeze(1)
         torch.mul(dr, factor, out=self._residuals[:, self._newest])
         torch.mul(dz, factor, out=self._points[:, self._newest])
         self._n_kept = min(self._n_kept + 1, memory)

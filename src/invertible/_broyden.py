@@ -28,13 +28,14 @@ class Broyden:
         self._n_kept = 0
         self._newest = -1
 
-    def learn(self, dx: Tensor, dr: Tensor) -> None:
+    def learn(self, dx: Tensor, dz: Tensor) -> None:
         """Take in a step: the smallest change of the estimate that maps dr to dx.
 
         Args:
             dx: Difference of two points, shape (batch, size).
-            dr: Difference of their residuals.
+            dz: Difference of their z.
         """
+        dr = dz - dx
         u, v = self._u[:, : self._n_kept], self._v[:, : self._n_kept]
         row = torch.baddbmm(-dx.unsqueeze(1), dx.unsqueeze(1) @ u.mT, v).squeeze(1)  # dx^T H
         column = torch.baddbmm(-dr.unsqueeze(1), dr.unsqueeze(1) @ v.mT, u).squeeze(1)  # H dr

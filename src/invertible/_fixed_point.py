@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from typing import NoReturn
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from invertible._anderson import Anderson
 from invertible._broyden import Broyden
+from invertible._point import Bools, Floats, Ints, Outcome, Point, norms
 from invertible._rows import Rows
-from invertible._rule import Outcome, Past, Point, Rule, Verdict, norm
+from invertible._rule import Past, Rule, Sizes, Verdict
 from invertible._solve_errors import Failure, State, failure
-from invertible._solver import FixedPointSolver, relative
+from invertible._solver import FixedPointSolver
 
 _ACCELERATIONS = {"anderson": Anderson, "broyden": Broyden}
 _MAX_STRIKES = 2
@@ -35,17 +37,16 @@ class FixedPoint:
     """
 
     def __init__(self, g: Rows, y: Tensor, rule: Rule, solver: FixedPointSolver) -> None:
-        self._g, self._rule, self._solver = g, rule, solver
-        self._rows = torch.arange(len(y), device=y.device)
-        self._is_done = torch.zeros_like(self._rows, dtype=torch.bool)
-        self._n, self._n_left = 1, len(y)
-        self._strikes, self._is_any_settled = torch.zeros_like(self._rows), False
-        self._has_settled = self._is_done  # whose steps are plain ones from now on
-        self._is_plain = torch.full_like(self._is_done, solver.method == "plain")  # whose next step is
+        n = len(y)
+        self._g, self._rule, self._solver, self._device = g, rule, solver, y.device
+        self._rows, self._is_done = np.arange(n, dtype=np.int64), np.zeros(n, np.bool_)
+        self._n, self._n_left = 1, n
+        self._strikes = np.zeros(n, np.int64)
+        self._has_settled = np.zeros(n, np.bool_)  # whose steps are plain ones from now on
+        self._is_plain = np.full(n, solver.method == "plain")  # whose next step is
         self._acceleration = _ACCELERATIONS[solver.method](y, solver.memory) if solver.method != "plain" else None
         self._outcome = Outcome.like(y)
-        self._y, self._units, self._point = self._first(y)
-        self._y_size = norm(self._y)
+        self._y, self._units = y, None
 
     def run(self) -> Outcome:
         """Iterate.
@@ -53,105 +54,112 @@ class FixedPoint:
         Returns:
             The solution and what is known of it, for each row.
         """
-        none = torch.zeros_like(self._is_done)
-        self._conclude(self._rule.judge(self._point, self._y_size, self._g.unit), self._point, none)
-        while self._n_left:
-            if self._n == self._solver.max_evaluations:
-                self._fail("slow", ~self._is_done, self._point)
-            self._compact()
-            self._advance()
+        with np.errstate(all="ignore"):  # what is not finite is looked for
+            self._start()
+            while self._n_left:
+                if self._n == self._solver.max_evaluations:
+                    self._fail("slow", ~self._is_done, self._point.size)
+                self._compact()
+                self._advance()
         return self._outcome
 
-    def _first(self, y: Tensor) -> tuple[Tensor, Tensor | None, Point]:
-        gx, units = self._g(y), None
-        sizes = torch.maximum(y.abs().amax(dim=1), gx.abs().amax(dim=1))
-        if bool(((sizes > _SAFE) | ((sizes < 1 / _SAFE) & (sizes > 0))).any()):
-            exponents = torch.frexp(sizes)[1].clamp(-120, 120)
-            units = torch.ldexp(torch.ones_like(sizes), exponents).unsqueeze(1)
-            y, gx = y / units, gx / units
-            self._g.rescale(units)
-        return y, units, Point.at(y, y, gx)
+    def _start(self) -> None:
+        y, gx = self._y, self._g(self._y)
+        most = torch.maximum(y.abs().amax(dim=1), gx.abs().amax(dim=1))
+        if bool(((most > _SAFE) | ((most < 1 / _SAFE) & (most > 0))).any()):
+            exponents = torch.frexp(most)[1].clamp(-120, 120)
+            self._units = torch.ldexp(torch.ones_like(most), exponents).unsqueeze(1)
+            y, gx = y / self._units, gx / self._units
+            self._g.rescale(self._units)
+        z = y - gx
+        r, self._y = z - y, y
+        sizes = Sizes(*norms(r, z, gx, y))
+        self._y_size, self._point = sizes.y, Point(y, z, r, sizes.r)
+        self._conclude(self._rule.judge(sizes, self._g.unit), self._point, self._is_done)
 
     def _advance(self) -> None:
         old, x = self._point, self._next()
-        new = Point.at(x, self._y, self._g(x))
+        gx = self._g(x)
         self._n += 1
-        dx, dz = new.x - old.x, new.z - old.z
-        past = Past(self._verdict.seen, self._verdict.goal, self._verdict.age, norm(dx), norm(dz))
-        verdict = self._rule.judge(new, self._y_size, self._g.unit, past)
-        growth = torch.inf if self._acceleration is None else self._acceleration.growth
-        has_grown = (new.size > growth * old.size) & ~self._is_plain & ~(verdict.is_done | self._is_done)
-        is_any_back = self._conclude(verdict, new, has_grown)
-        if self._acceleration is not None:
-            self._acceleration.learn(dx, new.r - old.r)
-            self._is_plain = self._has_settled
-            if is_any_back:
-                new = old.where(has_grown, new)
-                self._take_back(has_grown)
-        self._point = new
+        z = self._y - gx
+        r, dz = z - x, z - old.z
+        dx = x - old.x
+        size, z_size, g_size, dx_size, dg_size = norms(r, z, gx, dx, dz)
+        past = Past(self._verdict.seen, self._verdict.goal, self._verdict.age, dx_size, dg_size)
+        verdict = self._rule.judge(Sizes(size, z_size, g_size, self._y_size), self._g.unit, past)
+        growth = np.inf if self._acceleration is None else self._acceleration.growth
+        has_grown = (size > growth * old.size) & ~self._is_plain & ~(verdict.is_done | self._is_done)
+        self._point = Point(x, z, r, size)
+        self._conclude(verdict, self._point, has_grown)
+        if self._acceleration is not None and self._n_left:
+            self._acceleration.learn(dx, dz)
+            self._take_back(has_grown, old)
 
     def _next(self) -> Tensor:
         z = self._point.z
         if self._acceleration is None:
             return z
         x = self._acceleration.propose(z, self._point.r)
-        return torch.where(self._has_settled.unsqueeze(1), z, x) if self._is_any_settled else x
+        return torch.where(self._column(self._has_settled), z, x) if self._has_settled.any() else x
 
-    def _take_back(self, rows: Tensor) -> None:
-        if self._acceleration is not None:
-            self._acceleration.forget(rows)  # so that the next step is plain
-        self._strikes = self._strikes + rows
-        if self._rule.lipschitz is not None:  # else the plain iteration may be the worse
-            self._has_settled = self._strikes >= _MAX_STRIKES
-            self._is_any_settled = bool(self._has_settled.any())
+    def _column(self, mask: Bools) -> Tensor:
+        return torch.from_numpy(mask).to(self._device).unsqueeze(1)
+
+    def _take_back(self, rows: Bools, old: Point) -> None:
+        if rows.any() and self._acceleration is not None:
+            self._acceleration.forget(self._column(rows).squeeze(1))  # so that the next step is plain
+            self._point = old.where(rows, self._point)
+            self._strikes = self._strikes + rows
+            if self._rule.lipschitz is not None:  # else the plain iteration may be the worse
+                self._has_settled = self._strikes >= _MAX_STRIKES
         self._is_plain = rows | self._has_settled
 
-    def _conclude(self, verdict: Verdict, point: Point, has_grown: Tensor) -> bool:
-        """Raise what is to be raised, and write down the rows that are done.
+    def _conclude(self, verdict: Verdict, point: Point, has_grown: Bools) -> None:
+        """Raise what is to be raised, and write down the rows that are done."""
+        self._verdict, is_open = verdict, ~self._is_done
+        wrong: dict[Failure, Bools] = {
+            "infinite": ~np.isfinite(point.size), "steep": verdict.is_steep, "stuck": verdict.is_stuck
+        }  # fmt: skip
+        for kind, rows in wrong.items():
+            if (rows & is_open).any():
+                self._fail(kind, rows & is_open, point.size)
+        new = np.flatnonzero(verdict.is_done & is_open)
+        if len(new):
+            self._write(new, verdict, point)
 
-        Args:
-            verdict: What is known of each row.
-            point: Where the rows are.
-            has_grown: Rows that will be taken back.
-
-        Returns:
-            Whether there are such rows.
-        """
-        self._verdict, open_ = verdict, ~self._is_done
-        new = verdict.is_done & open_
-        wrong = [~torch.isfinite(point.size) & open_, verdict.is_steep & open_, verdict.is_stuck & open_]
-        is_new, is_any_back, *is_wrong = torch.stack([new, has_grown, *wrong]).any(dim=1).tolist()
-        if True in is_wrong:
-            kind = is_wrong.index(True)
-            self._fail(("infinite", "steep", "stuck")[kind], wrong[kind], point)
-        if is_new:
-            of = new.nonzero().squeeze(1)
-            self._outcome.write(self._rows[of], of, point, verdict, self._n, self._units)
-            self._is_done = self._is_done | new
-            self._n_left -= len(of)
-        return is_any_back
+    def _write(self, new: Ints, verdict: Verdict, point: Point) -> None:
+        of, rows = torch.from_numpy(new).to(self._device), self._rows[new]
+        x, unit = point.z.index_select(0, of), 1.0
+        if self._units is not None:
+            x = x * self._units.index_select(0, of)
+            unit = self._units.squeeze(1).cpu().numpy().astype(np.float64)[new]
+        self._outcome.x.index_copy_(0, torch.from_numpy(rows).to(self._device), x)
+        self._outcome.evaluations[rows] = self._n
+        values: tuple[Floats, ...] = (point.size, verdict.error, verdict.scale)
+        for target, value in zip(self._outcome[2:], values, strict=True):
+            target[rows] = value[new] * unit
+        self._is_done = self._is_done.copy()
+        self._is_done[new] = True
+        self._n_left -= len(new)
 
     def _compact(self) -> None:
-        n = len(self._rows)
-        if not self._solver.compact or self._n_left > _WORTH_COMPACTING * n:
+        if not self._solver.compact or self._n_left > _WORTH_COMPACTING * len(self._rows):
             return
-        kept = (~self._is_done).nonzero().squeeze(1)
-        self._rows, self._y, self._point = self._rows[kept], self._y.index_select(0, kept), self._point.keep(kept)
-        self._y_size, self._verdict = self._y_size[kept], Verdict(*(part[kept] for part in self._verdict))
+        kept = np.flatnonzero(~self._is_done)
+        self._rows, self._point, self._y_size = self._rows[kept], self._point.keep(kept), self._y_size[kept]
+        self._verdict = self._verdict.keep(kept)
         self._is_done, self._strikes = self._is_done[kept], self._strikes[kept]
         self._is_plain, self._has_settled = self._is_plain[kept], self._has_settled[kept]
-        self._units = None if self._units is None else self._units[kept]
-        self._g.keep(kept, self._rows)
+        rows = torch.from_numpy(kept).to(self._device)
+        self._y = self._y.index_select(0, rows)
+        self._units = None if self._units is None else self._units.index_select(0, rows)
+        self._g.keep(rows, torch.from_numpy(self._rows).to(self._device))
         if self._acceleration is not None:
-            self._acceleration.keep(kept)
+            self._acceleration.keep(rows)
 
-    def _fail(self, kind: Failure, rows: Tensor, point: Point) -> NoReturn:
-        worst = int(torch.where(rows, relative(point.size, self._verdict.scale), -1.0).nan_to_num(torch.inf).argmax())
-        state = State(
-            sample=int(self._rows[worst]),
-            n_bad=int(rows.sum()),
-            n_evaluations=self._n,
-            residual=relative(point.size, self._verdict.scale)[worst].item(),
-            error=relative(self._verdict.error, self._verdict.scale)[worst].item(),
-        )
-        raise failure(kind, state, self._solver, self._rule.lipschitz, point.x.dtype)
+    def _fail(self, kind: Failure, rows: Bools, size: Floats) -> NoReturn:
+        relative = np.where(size == 0, 0.0, size / self._verdict.scale)
+        worst = int(np.where(rows, np.nan_to_num(relative, nan=np.inf), -1.0).argmax())
+        error = float(self._verdict.error[worst] / self._verdict.scale[worst])
+        state = State(int(self._rows[worst]), int(rows.sum()), self._n, float(relative[worst]), error)
+        raise failure(kind, state, self._solver, self._rule.lipschitz, self._y.dtype)

@@ -62,7 +62,7 @@ class FixedPointSolver:
 
 @dataclass(frozen=True)
 class SolveReport:
-    """How a solve of x + g(x) = y went, for each sample. Norms are Euclidean, over all numbers of a sample.
+    """How a solve of x + g(x) = y went, for each sample. Norms are Euclidean, over all numbers of a sample, in float64.
 
     Args:
         evaluations: Of g, until the sample was done; int64, shape (batch,).

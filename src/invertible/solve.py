@@ -15,8 +15,9 @@ from torch import Tensor
 from invertible._checks import check_finite, check_floating, describe
 from invertible._fixed_point import FixedPoint
 from invertible._implicit import Implicit, Pullback
+from invertible._point import Outcome
 from invertible._rows import Map, Rows, Select
-from invertible._rule import Outcome, Rule
+from invertible._rule import Rule
 from invertible._solver import FixedPointSolver, SolveReport
 from invertible.errors import ConfigError, RangeError, ShapeError
 
@@ -174,12 +175,14 @@ def _with_gradient(
 
 
 def _report(outcome: Outcome, solver: FixedPointSolver, lipschitz: float | None) -> SolveReport:
+    device = outcome.x.device
+    evaluations, residual, error, scale = (torch.from_numpy(part).to(device) for part in outcome[1:])
     return SolveReport(
-        evaluations=outcome.evaluations,
-        residual=outcome.residual,
-        guaranteed_error=None if lipschitz is None else outcome.error,
-        scale=outcome.scale,
-        converged=torch.ones_like(outcome.evaluations, dtype=torch.bool),
+        evaluations=evaluations,
+        residual=residual,
+        guaranteed_error=None if lipschitz is None else error,
+        scale=scale,
+        converged=torch.ones_like(evaluations, dtype=torch.bool),
         method=solver.method,
         lipschitz=lipschitz,
         tolerance=solver.tolerance,
