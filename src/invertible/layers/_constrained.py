@@ -32,9 +32,8 @@ def attach(layer: nn.Module, constraint: Constraint) -> None:
         raise DtypeError("a constraint needs real weights", expected="floating point", got=describe(weight))
     detach(layer)
     parametrize.register_parametrization(layer, "weight", constraint, unsafe=True)
-    if not any(hook is _enter for hook in layer._forward_pre_hooks.values()):
-        layer.register_forward_pre_hook(_enter, with_kwargs=True, prepend=False)
-        layer.register_forward_hook(_leave, always_call=True)
+    layer.register_forward_pre_hook(_enter, with_kwargs=True)
+    layer.register_forward_hook(_leave, always_call=True)
     _equip(type(layer))
 
 
@@ -45,6 +44,9 @@ def detach(layer: nn.Module) -> None:
         layer: Any module.
     """
     if constraint_of(layer) is not None:
+        for hooks in (layer._forward_pre_hooks, layer._forward_hooks):
+            for key in [key for key, hook in hooks.items() if hook in (_enter, _leave)]:
+                del hooks[key]
         others = list(cast(Any, layer).parametrizations.weight)[:-1]
         parametrize.remove_parametrizations(layer, "weight", leave_parametrized=False)
         for other in others:

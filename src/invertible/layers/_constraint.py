@@ -74,7 +74,7 @@ class Constraint(nn.Module, ABC):
         Returns:
             Its shape and dtype.
         """
-        return self.scaled(weight, self.size_in_use())
+        return _eager(self, weight)
 
     def scaled(self, weight: Tensor, size: Size | None) -> Tensor:
         """The effective weight for images of a size.
@@ -88,17 +88,8 @@ class Constraint(nn.Module, ABC):
         """
         if weight.is_meta or not weight.numel():
             return weight
-        norm = _eager_norm(self, weight, size)
+        norm = self.norm(weight, size)
         return weight * (self.c / norm.clamp(min=self.c)).to(weight.dtype)
-
-    def size_in_use(self) -> Size | None:
-        """The image size of the call that is under way.
-
-        Returns:
-            Per axis; None outside of calls.
-        """
-        current = _current()
-        return current[1] if current is not None and current[0] is self else None
 
     def right_inverse(self, weight: Tensor) -> Tensor:
         """What assigning to `layer.weight` sets.
@@ -122,13 +113,9 @@ class Constraint(nn.Module, ABC):
 
 
 @_disable_dynamo
-def _eager_norm(constraint: Constraint, weight: Tensor, size: Size | None) -> Tensor:
-    return constraint.norm(weight, size)
-
-
-@_disable_dynamo
-def _current() -> tuple[Constraint, Size] | None:
-    return SIZE.get()
+def _eager(constraint: Constraint, weight: Tensor) -> Tensor:
+    current = SIZE.get()
+    return constraint.scaled(weight, current[1] if current is not None and current[0] is constraint else None)
 
 
 class Certified(Constraint):

@@ -35,7 +35,7 @@ _SLOPES: dict[type[nn.Module], float] = {
     nn.Sigmoid: 0.25,
     nn.SiLU: SWISH_SLOPE,
     nn.Hardswish: 1.5,
-    nn.Hardsigmoid: 1 / 6,
+    nn.Hardsigmoid: 0.166667,
     nn.Mish: 1.0885,
     nn.SELU: 1.0507009873554805 * 1.6732632423543772,
     nn.Flatten: 1.0,

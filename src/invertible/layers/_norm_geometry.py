@@ -118,7 +118,7 @@ class Geometry:
             Of the output, per axis; below 1 if the kernel does not fit.
         """
         rows = zip(size, self.padding, self.spans, self.stride, strict=True)
-        return tuple((h + before + after - span) // s + 1 for h, (before, after), span, s in rows)
+        return tuple((h + before + after - span - 1) // s + 1 for h, (before, after), span, s in rows)
 
     def grid(self, size: Size | None) -> Grid:
         """Frequencies that bound the operator.

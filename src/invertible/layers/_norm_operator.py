@@ -109,13 +109,15 @@ def _fits(weight: Tensor, geometry: Geometry, size: Size, grid: Grid) -> bool:
 def _whole(weight: Tensor, geometry: Geometry, size: Size) -> tuple[float, Tensor]:
     n_channels = weight.shape[1] * geometry.groups
     pixels = torch.eye(n_channels * math.prod(size), dtype=weight.dtype, device=weight.device)
-    with torch.enable_grad():
-        leaf = weight.clone().requires_grad_()
-        matrix = apply(pixels.reshape(-1, n_channels, *size), leaf, geometry).flatten(1)
-    flat = Geometry()
-    family = GramFamily(Waves(Taps.of(matrix.detach(), flat)), Grid((), 1.0, ()))
+    pixels = padded(pixels.reshape(-1, n_channels, *size), geometry)
+    columns = convolve(pixels, weight, geometry)
+    family = GramFamily(Waves(Taps.of(columns.flatten(1), Geometry())), Grid((), 1.0, ()))
     value, direction = _root(family, leading(family), 1.0)
-    (gradient,) = torch.autograd.grad(matrix, leaf, direction)
+    zero = [0] * len(size)
+    # Without autograd, as this may run inside of a transform of `torch.func`.
+    _, gradient, _ = torch.ops.aten.convolution_backward(
+        direction.view_as(columns), pixels, weight, None, geometry.stride, zero, geometry.dilation, False, zero,
+        geometry.groups, [False, True, False])  # fmt: skip
     return value, gradient
 
 
@@ -132,10 +134,36 @@ def apply(x: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
     """
     if not geometry.kernel:
         return functional.linear(x, weight)
+    return convolve(padded(x, geometry), weight, geometry)
+
+
+def padded(x: Tensor, geometry: Geometry) -> Tensor:
+    """The image with its margins.
+
+    Args:
+        x: Shape (batch, n_in, *size).
+        geometry: Of the layer.
+
+    Returns:
+        Shape (batch, n_in, *larger).
+    """
     flat = [p for pair in reversed(geometry.padding) for p in pair]
-    padded = functional.pad(x, flat, mode="constant" if geometry.mode == "zeros" else geometry.mode)
+    return functional.pad(x, flat, mode="constant" if geometry.mode == "zeros" else geometry.mode)
+
+
+def convolve(x: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
+    """The convolution of an image that has its margins.
+
+    Args:
+        x: Shape (batch, n_in, *larger).
+        weight: Shape (n_out, n_in / groups, *kernel).
+        geometry: Of the layer.
+
+    Returns:
+        Shape (batch, n_out, *out_size).
+    """
     conv = _CONVS[len(geometry.kernel)]
-    return conv(padded, weight, None, geometry.stride, 0, geometry.dilation, geometry.groups)
+    return conv(x, weight, None, geometry.stride, 0, geometry.dilation, geometry.groups)
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ from torch.nn import functional
 from invertible._checks import check_floating, describe
 from invertible.errors import ConfigError, ShapeError
 
-SWISH_SLOPE = 1.0998393194985502
+SWISH_SLOPE = 1.0998393202
 """The largest slope of x sigmoid(x), rounded up; it does not depend on the scale of x."""
 
 

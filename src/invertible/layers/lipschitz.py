@@ -108,8 +108,8 @@ def unconstrain(module: M) -> M:
 
     Example:
         >>> layer = unconstrain(constrain(nn.Linear(2, 2), 0.5))
-        >>> list(layer.state_dict())
-        ['weight', 'bias']
+        >>> sorted(layer.state_dict())
+        ['bias', 'weight']
     """
     for layer in module.modules():
         detach(layer)
