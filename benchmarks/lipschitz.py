@@ -1,9 +1,9 @@
 """Is the constraint kept, and what does it cost? Ours, the papers' power iteration, and the peers'.
 
 Truth: small stacks of convolutions are trained to stretch, for 500 steps with a large learning rate, from several seeds
-on several image sizes; then each layer's operator norm, as it computes, is found by 300 Lanczos steps in float64 on the
-training's size and on others. `max_true_over_target` is the largest over layers, seeds and sizes; `median_bound_over_true`
-compares with the bound the layer reports (peers report their target). Above 1 in the first, a block may have no inverse.
+on several image sizes; then each layer's operator norm, as it computes, is found by 300 Lanczos steps in float64 on
+the training's size and on others. `max_true_over_target` is the largest over layers, seeds and sizes (above 1, a block
+may have no inverse); `median_bound_over_true` compares with the bound that the layer reports, peers with their target.
 
 Cost: a training step (forward, backward, SGD) of i-ResNet's blocks at the papers' sizes, batch 64: one block of each
 stage of the classifier (ELU, 3x3, 1x1, 3x3), and one of the density model. `step_ratio` is to the same step without
@@ -223,9 +223,7 @@ def main() -> None:
     print(f"{'':22}{'true/target':>12}{'bound/true':>12}" + "".join(f"{'step, ' + model:>18}" for model in STEPS))
     for name, wrap in wraps.items():
         found = truth(name, wrap, n_seeds=1 if options.quick else 3, n_steps=60 if options.quick else 500)
-        bound = (
-            name.removeprefix("invertible-") if name.startswith("invertible") else "none" if name == "plain" else "own"
-        )
+        bound = "none" if name == "plain" else name.removeprefix("invertible-")
         setting = {"bound": bound, "c": C, "threads": options.threads, "batch": 64}
         steps = {f"step_ratio_{model}": ratios[model][name] for model in STEPS}
         rows.append({"implementation": name, "setting": setting,

@@ -15,7 +15,7 @@ MARGIN = 0.01
 _SMALL = 64
 """Matrices up to this size are diagonalised."""
 _N_CANDIDATES = 4
-_N_STEPS = 12
+_N_STEPS = 10
 _N_CLIMBS = 4
 _BLOCK = 16
 _N_REFINEMENTS = 4
@@ -60,7 +60,7 @@ def largest(family: GramFamily, found: Leading | None = None) -> tuple[float, Le
         if not left:
             found = max(found, _converged(family, found, bound), key=_value)
             return found.value * (1 + MARGIN) * (1 + family.rounding), found
-        found = max(found, _climb(family, _lanczos(family, left[: 2 * _N_CANDIDATES])), key=_value)
+        found = max(found, _climb(family, _lanczos(family, left[:_N_CANDIDATES])), key=_value)
     found = max(found, _exact(family, left or []), key=_value)
     return found.value * (1 + MARGIN) * (1 + family.rounding), found
 

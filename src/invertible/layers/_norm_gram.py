@@ -237,8 +237,9 @@ def _autocorrelation(taps: Taps) -> tuple[list[Size], Tensor]:
         products = flat[:, first * n : last * n] @ taps.matrices[:, t].mT
         products = products.reshape(groups, last - first, n, n)
         which = torch.tensor([row[s] for s in partners], device=found.device)
-        chosen = torch.tensor(partners, device=found.device) - first
-        found.index_add_(0, which, products.index_select(1, chosen).transpose(0, 1))
+        if len(partners) < last - first:
+            products = products[:, [s - first for s in partners]]
+        found.index_add_(0, which, products.transpose(0, 1))
     return lags, found
 
 

@@ -20,8 +20,8 @@ from invertible.layers._norm_gram import GramFamily, Taps, Waves
 _CONVS = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
 _WHOLE = 256
 """Operators with so few inputs or outputs are taken whole."""
-_WORTH = 0.03
-"""By how much another grid must lower the squared norm to be taken."""
+_WORTH = 0.1
+"""By how much another grid must promise to lower the squared norm to be tried."""
 
 
 class Norm(NamedTuple):
@@ -87,13 +87,13 @@ def _laid(waves: Waves, grid: Grid) -> tuple[GramFamily, Leading]:
         return family, found
     group = found.index % family.groups
     quotients = waves.quotients(found.vector, group)
-    for shift in shifts[1:]:
-        peak = float((waves.coefficients(grid.angles(shift)) @ quotients).max())
-        if peak < found.value * (1 - 2 * _WORTH):
-            other = GramFamily(waves, grid, shift)
-            again = leading(other)
-            if again.value < found.value * (1 - _WORTH):
-                family, found = other, again
+    peaks = [float((waves.coefficients(grid.angles(shift)) @ quotients).max()) for shift in shifts]
+    lowest = min(range(len(shifts)), key=peaks.__getitem__)
+    if peaks[lowest] < (1 - _WORTH) * found.value:
+        other = GramFamily(waves, grid, shifts[lowest])
+        again = leading(other)
+        if again.value < found.value:
+            return other, again
     return family, found
 
 

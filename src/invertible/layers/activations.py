@@ -31,7 +31,7 @@ class LipSwish(nn.Module):
 
     Example:
         >>> LipSwish()(torch.tensor([-1.0, 0.0, 1.0])).detach()
-        tensor([-0.2506,  0.0000,  0.6585])
+        tensor([-0.2492,  0.0000,  0.6599])
     """
 
     def __init__(self, beta: float = 0.5) -> None:
