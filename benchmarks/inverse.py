@@ -2,7 +2,7 @@
 
 Blocks of 12x8x8 numbers, batch 64, float32, three kinds of g:
 
-    trained      convolutions 3x3, 1x1, 3x3 of 32 channels with ELU, each of norm c at most (`constrain`), trained a
+    trained      convolutions 3x3, 1x1, 3x3 of 64 channels with ELU, each of norm c at most (`constrain`), trained a
                  little for the likelihood of smooth random images
     symmetric+   a random symmetric matrix of norm c: the plain iteration's worst case
     symmetric-   minus it
@@ -39,7 +39,7 @@ from invertible import FixedPointSolver, solve_residual
 from invertible.errors import ConvergenceError
 from invertible.layers import constrain
 
-SHAPE, WIDTH, GOAL, MOST = (12, 8, 8), 32, 1e-6, 1500
+SHAPE, WIDTH, GOAL, MOST = (12, 8, 8), 64, 1e-6, 1500
 COLUMNS = ("evaluations_per_block", "calls_per_block", "ms", "ratio", "true_error", "guaranteed_error")
 TOLERANCES = [10 ** (-k / 4) for k in range(2, 37)]
 Map = Callable[[Tensor], Tensor]

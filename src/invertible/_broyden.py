@@ -24,7 +24,7 @@ class Broyden:
 
     def __init__(self, like: Tensor, memory: int) -> None:
         n, size = like.shape
-        self._u, self._v = like.new_zeros(n, memory, size), like.new_zeros(n, memory, size)
+        self._u, self._v = like.new_empty(n, memory, size), like.new_empty(n, memory, size)
         self._n_kept = 0
         self._newest = -1
 

@@ -65,17 +65,23 @@ class FixedPoint:
 
     def _start(self) -> None:
         y, gx = self._y, self._g(self._y)
-        most = torch.maximum(y.abs().amax(dim=1), gx.abs().amax(dim=1))
-        if bool(((most > _SAFE) | ((most < 1 / _SAFE) & (most > 0))).any()):
-            exponents = torch.frexp(most)[1].clamp(-120, 120)
-            self._units = torch.ldexp(torch.ones_like(most), exponents).unsqueeze(1)
-            y, gx = y / self._units, gx / self._units
-            self._g.rescale(self._units)
         z = y - gx
-        r, self._y = z - y, y
+        r = z - y
         sizes = Sizes(*norms(r, z, gx, y))
-        self._y_size, self._point = sizes.y, Point(y, z, r, sizes.r)
+        most = np.maximum(sizes.g, sizes.y)
+        if not ((most < _SAFE) & (most > 1 / _SAFE)).all():
+            y, z, r, sizes = self._rescale(y, gx)
+        self._y, self._y_size, self._point = y, sizes.y, Point(y, z, r, sizes.r)
         self._conclude(self._rule.judge(sizes, self._g.unit), self._point, self._is_done)
+
+    def _rescale(self, y: Tensor, gx: Tensor) -> tuple[Tensor, Tensor, Tensor, Sizes]:
+        most = torch.maximum(y.abs().amax(dim=1), gx.abs().amax(dim=1))
+        exponents = torch.frexp(most)[1].clamp(-120, 120)  # that of 0 is 0
+        self._units = torch.ldexp(torch.ones_like(most), exponents).unsqueeze(1)
+        self._g.rescale(self._units)
+        y, gx = y / self._units, gx / self._units
+        z = y - gx
+        return y, z, z - y, Sizes(*norms(z - y, z, gx, y))
 
     def _advance(self) -> None:
         old, x = self._point, self._next()
