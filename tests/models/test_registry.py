@@ -7,23 +7,29 @@ from invertible import models
 from invertible.errors import ConfigError
 from invertible.models import build, names
 
-CLASSIFIERS = ("irevnet", "resnet", "revnet")
+DENSITIES = ("iresnet_density", "iresnet_table", "iresnet_2d", "residual_flow")  # these take no context
+CLASSIFIERS = ("glow_classifier", "hybrid_", "iresnet", "irevnet", "resnet", "revnet")
 FLOWS = ("ffjord", "glow", "nice", "realnvp", "spline_flow")
 
 
+def kind(name: str) -> str:
+    kinds = {"density": DENSITIES, "classifier": CLASSIFIERS, "flow": FLOWS}
+    return next((kind for kind, starts in kinds.items() if name.startswith(starts)), "")
+
+
 def test_every_public_constructor_is_registered():
-    public = {name for name in models.__all__ if name.startswith(CLASSIFIERS + FLOWS)}
+    public = {name for name in models.__all__ if kind(name)}
     assert set(names()) == public
 
 
-@pytest.mark.parametrize("name", [name for name in names() if name.startswith(FLOWS)])
+@pytest.mark.parametrize("name", [name for name in names() if kind(name) == "flow"])
 def test_every_flow_builds_by_name_and_conditional_on_labels(name):
     with torch.device("meta"):
         assert not build(name).takes_context
         assert build(name, n_classes=7).takes_context
 
 
-@pytest.mark.parametrize("name", [name for name in names() if name.startswith(CLASSIFIERS)])
+@pytest.mark.parametrize("name", [name for name in names() if kind(name) == "classifier"])
 def test_every_classifier_builds_with_another_number_of_classes(name):
     with torch.device("meta"):
         net = build(name, n_classes=7)

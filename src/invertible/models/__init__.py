@@ -15,6 +15,9 @@ from invertible.models.glow import (
     glow_digits,
     glow_fashion_mnist,
 )
+from invertible.models.glow_classifier import (
+    glow_classifier,
+)
 from invertible.models.hybrid import (
     Hybrid,
     hybrid_digits,
@@ -111,6 +114,7 @@ __all__ = [
     "ffjord_digits",
     "ffjord_table",
     "glow",
+    "glow_classifier",
     "glow_digits",
     "glow_fashion_mnist",
     "hybrid_digits",

@@ -85,8 +85,8 @@ def glow(
     for i in range(n_scales):
         start: list[Bijection] = [_centre(shape[0])] if i == 0 and n_levels is not None else []
         steps = [part for k in range(n_steps)
-                 for part in (ActNorm(channels), _mix(mixing, channels, 100 * i + k),
-                              _couple(coupling, channels, hidden, n))]  # fmt: skip
+                 for part in (ActNorm(channels), mix(mixing, channels, 100 * i + k),
+                              couple(coupling, channels, hidden, n))]  # fmt: skip
         levels.append([*start, Squeeze(2), *steps, *([_split_prior(channels)] if i < n_scales - 1 else [])])
         channels = 4 * (channels // 2)
     chain = multi_scale(levels, shape[0], memory=memory)
@@ -106,13 +106,34 @@ def _split_prior(channels: int) -> AffineCoupling:
     return AffineCoupling(zeroed(nn.Conv2d(half, channels, 3, padding=1)))
 
 
-def _mix(mixing: Mixing, channels: int, seed: int) -> Bijection:
+def mix(mixing: Mixing, channels: int, seed: int) -> Bijection:
+    """What mixes the channels of a step.
+
+    Args:
+        mixing: As in `glow`.
+        channels: How many.
+        seed: Of a random permutation.
+
+    Returns:
+        A new one.
+    """
     if mixing in ("plu", "direct"):
         return Invertible1x1(channels, mixing)
     return Permute.random(channels, seed=seed) if mixing == "shuffle" else Permute.reverse(channels)
 
 
-def _couple(coupling: CouplingName, channels: int, hidden: int, n_context: int) -> Bijection:
+def couple(coupling: CouplingName, channels: int, hidden: int, n_context: int) -> Bijection:
+    """The coupling of a step.
+
+    Args:
+        coupling: As in `glow`.
+        channels: How many.
+        hidden: Channels of its network.
+        n_context: Numbers or channels of a context; 0: none.
+
+    Returns:
+        A new one.
+    """
     first, second = channels // 2, channels - channels // 2
     n_out = second if coupling == "additive" else 2 * second
     network, conditional = ConvNet(first, n_out, hidden, n_context, actnorm=True), n_context > 0

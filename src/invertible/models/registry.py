@@ -20,6 +20,7 @@ from invertible.errors import ConfigError
 _FILES = {
     "ffjord": ("ffjord", "ffjord_table", "ffjord_2d", "ffjord_digits"),
     "glow": ("glow", "glow_digits", "glow_fashion_mnist"),
+    "glow_classifier": ("glow_classifier",),
     "hybrid": ("hybrid_iresnet", "hybrid_residual_flow", "hybrid_digits", "hybrid_fashion_mnist"),
     "iresnet": (
         *("iresnet", "iresnet164", "iresnet_digits", "iresnet_fashion_mnist", "iresnet_density"),
