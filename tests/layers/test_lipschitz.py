@@ -37,11 +37,12 @@ def raw(layer):
 
 
 def true_norm(layer, shape):
-    """Of the layer as it computes, on images of this shape."""
-    layer = copy.deepcopy(layer).double()
-    pixels = torch.eye(math.prod(shape)).double().reshape(-1, *shape)
+    """Of the layer as it computes, to the bit, on images of this shape."""
+    layer = copy.deepcopy(layer)
+    layer.bias = None
+    pixels = torch.eye(math.prod(shape), dtype=raw(layer).dtype).reshape(-1, *shape)
     with torch.no_grad():
-        return torch.linalg.matrix_norm((layer(pixels) - layer(torch.zeros_like(pixels))).flatten(1), 2).item()
+        return torch.linalg.matrix_norm(layer(pixels).flatten(1).double(), 2).item()
 
 
 SHAPES = [(6, 6), (9, 7), (1, 5)]

@@ -15,7 +15,7 @@ MARGIN = 0.01
 _SMALL = 64
 """Matrices up to this size are diagonalised."""
 _N_CANDIDATES = 4
-_N_STEPS = 10
+_N_STEPS = 8
 _N_CLIMBS = 4
 _BLOCK = 16
 _N_REFINEMENTS = 4
@@ -194,13 +194,26 @@ def is_below(matrices: Tensor, bound: float) -> Tensor:
     """
     good = torch.ones(len(matrices), dtype=torch.bool, device=matrices.device)
     while matrices.shape[-1] > 2 * _BLOCK and len(matrices) > 1:
-        factor, failed = torch.linalg.cholesky_ex(_gap(matrices[:, :_BLOCK, :_BLOCK], bound))
-        good &= failed == 0
-        inverse = torch.linalg.solve_triangular(factor, _eye(factor), upper=False)
-        side = inverse @ matrices[:, :_BLOCK, _BLOCK:]
-        matrices = torch.baddbmm(matrices[:, _BLOCK:, _BLOCK:], side.mH, side)
+        n_rows = matrices.shape[-1] // 2
+        side, is_good = _eliminated(matrices[:, :n_rows], bound)
+        good &= is_good
+        matrices = torch.baddbmm(matrices[:, n_rows:, n_rows:], side.mH, side)
     factor, failed = torch.linalg.cholesky_ex(_gap(matrices, bound))
     return good & (failed == 0) & factor.diagonal(dim1=-2, dim2=-1).real.isfinite().all(-1)
+
+
+def _eliminated(rows: Tensor, bound: float) -> tuple[Tensor, Tensor]:
+    # For the top rows [G11, G12]: inverse(L) G12, with L L^* = bound * I - G11, and which of them exist.
+    n = rows.shape[1]
+    if n <= _BLOCK:
+        factor, failed = torch.linalg.cholesky_ex(_gap(rows[:, :, :n], bound))
+        inverse = torch.linalg.solve_triangular(factor, _eye(factor), upper=False)
+        return inverse @ rows[:, :, n:], failed == 0
+    half = n // 2
+    first, is_good = _eliminated(rows[:, :half], bound)
+    below = torch.baddbmm(rows[:, half:, half:], first[:, :, : n - half].mH, first)
+    second, is_also_good = _eliminated(below, bound)
+    return torch.cat([first[:, :, n - half :], second], dim=1), is_good & is_also_good
 
 
 def _gap(matrices: Tensor, bound: float) -> Tensor:

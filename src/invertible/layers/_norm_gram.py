@@ -209,13 +209,15 @@ class GramFamily:
         phase = self.angles[frequency] @ torch.tensor(quotients, dtype=torch.float64).reshape(len(quotients), -1).T
         turn = torch.polar(torch.ones_like(phase), phase).to(vector.device, _complex(self.waves.taps.matrices.dtype))
         vector = vector.to(turn.dtype)
-        each = (self.waves.taps.matrices[group].mT.to(turn.dtype) @ vector) * turn.conj()[:, None]
+        parts = self.waves.taps.matrices[group].mT @ torch.view_as_real(vector)
+        each = torch.view_as_complex(parts) * turn.conj()[:, None]
         which = torch.tensor(classes, device=vector.device)
         pulled = each.new_zeros(n_classes, each.shape[1]).index_add_(0, which, each)
         sigma = torch.linalg.vector_norm(pulled)
-        outer = vector.conj()[:, None] * (pulled[which] * turn[:, None])[:, None, :]
+        turned = pulled[which] * (turn[:, None] / sigma.clamp(min=torch.finfo(sigma.dtype).tiny))
         gradient = torch.zeros_like(self.waves.taps.matrices)
-        gradient[group] = outer.real / sigma.clamp(min=torch.finfo(sigma.dtype).tiny)
+        # The real part of conj(vector) turned^T, tap by tap.
+        gradient[group] = torch.view_as_real(vector) @ torch.view_as_real(turned).mT
         return sigma, self.waves.taps.weight(gradient)
 
 

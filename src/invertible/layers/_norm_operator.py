@@ -16,6 +16,7 @@ from invertible._checks import check_finite
 from invertible.layers._norm_certify import Leading, largest, leading
 from invertible.layers._norm_geometry import Geometry, Grid, Size
 from invertible.layers._norm_gram import GramFamily, Taps, Waves
+from invertible.layers._norm_squares import LARGEST, norm_by_squaring
 
 _CONVS = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
 _WHOLE = 256
@@ -56,8 +57,16 @@ def operator_norm(weight: Tensor, geometry: Geometry, size: Size | None) -> Norm
         scale = float(weight.abs().amax()) if weight.numel() else 0.0
         if scale == 0:
             return Norm(weight.new_zeros(()), torch.zeros_like(weight))
+        if _is_small_matrix(weight, geometry):
+            bound, gradient = norm_by_squaring((weight / scale).flatten(1))
+            return Norm(bound * scale, gradient.reshape(weight.shape))
         value, gradient = _norm(weight / scale, geometry, size)
         return Norm(weight.new_tensor(value * scale), gradient)
+
+
+def _is_small_matrix(weight: Tensor, geometry: Geometry) -> bool:
+    is_matrix = geometry.groups == 1 and all(n == 1 for n in geometry.kernel)
+    return is_matrix and min(weight.shape[:2]) <= LARGEST
 
 
 def _norm(weight: Tensor, geometry: Geometry, size: Size | None) -> tuple[float, Tensor]:
