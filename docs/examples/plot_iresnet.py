@@ -2,15 +2,15 @@
 Residual networks that can be undone
 ====================================
 
-x + g(x) has an inverse where g contracts. Three pictures of the i-ResNet paper: what a contraction changes in one dimension,
-images brought back from the representation that a classifier works with, and estimates of a log-determinant.
+x + g(x) has an inverse where g contracts. Three pictures of the i-ResNet paper: what a contraction changes in one
+dimension, images brought back from the representation that a classifier works with, and estimates of a log-determinant.
 """
 
 # %%
 # In one dimension
 # ----------------
-# Two networks of the same shape, ten residual blocks each, one constrained and one not. Both learn from the same noisy
-# 60 points: x³ after the fifth block, x itself after the last.
+# Two networks of the same shape, ten residual blocks each, one constrained and one not. Both learn from the same
+# 60 noisy points: x³ after the fifth block, x itself after the last.
 import matplotlib.pyplot as plt
 import torch
 from matplotlib.collections import LineCollection
@@ -50,8 +50,9 @@ networks = {
 
 
 # %%
-# The map up to some depth folds where its derivative changes its sign. It is found by autograd at 20,001 points. Between
-# two folds the order of the points is turned round: their paths have crossed, and several inputs share one value.
+# The map up to some depth folds where its derivative changes its sign. It is found by autograd at 20,001 points.
+# Between two folds the order of the points is turned round: their paths have crossed, and several inputs share one
+# value.
 def paths_and_folds(chain: Chain, x: torch.Tensor) -> tuple[torch.Tensor, list[tuple[int, float]]]:
     states, slope, folds = [x], torch.ones_like(x), []
     for depth, block in enumerate(chain, start=1):
@@ -79,10 +80,10 @@ axes[0].legend(loc="lower left")
 figure.colorbar(bundle, ax=axes, label="x at the beginning", aspect=30)
 
 # %%
-# That the second network has no folds is no luck. Each of its blocks has a bound below 1 of the slope of g, so that x + g(x)
-# rises everywhere. The last column bounds by how much the inverse can magnify an error; the product over all blocks is what
-# would happen if the worst of every block met in one point. About the first network the certificate can only say that
-# nothing is known.
+# That the second network has no folds is no luck. Each of its blocks has a bound below 1 of the slope of g, so that x
+# + g(x) rises everywhere. The last column bounds by how much the inverse can magnify an error; the product over all
+# blocks is what would happen if the worst of every block met in one point. For the first network it has bounds too, but
+# they are far above 1, and promise nothing.
 print(certify(networks["i-ResNet"]))
 print(*certify(networks["ResNet"]).findings[:1])
 
@@ -92,7 +93,7 @@ print(*certify(networks["ResNet"]).findings[:1])
 # Small classifiers of the 8x8 digits, c = 0.5, 0.7 and 0.9, and one of the same shape without a constraint.
 from sklearn.datasets import load_digits
 
-from invertible.errors import ConvergenceError
+from invertible.errors import ConvergenceError, NotInImageError
 from invertible.layers import InjectivePad
 from invertible.models import Classifier, iresnet_digits
 
@@ -108,9 +109,7 @@ def train_classifier(coefficient: float | None) -> Classifier:
     net, n_steps = iresnet_digits(coefficient=coefficient), N_EPOCHS * 21
     optimizer = torch.optim.Adam(net.parameters(), 1e-2)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-2, n_steps)
-    for step in range(n_steps):
-        order = torch.randperm(1347) if step % 21 == 0 else order
-        batch = order[step % 21 :: 21]
+    for batch in (rows for _ in range(N_EPOCHS) for rows in torch.randperm(1347).tensor_split(21)):
         loss = nn.functional.cross_entropy(net(images[train][batch]), labels[train][batch])
         optimizer.zero_grad()
         loss.backward()
@@ -123,9 +122,10 @@ nets = {c: train_classifier(c) for c in (0.5, 0.7, 0.9, None)}
 
 
 # %%
-# Each constrained network gives its input back, and says how far off it may be. Without a constraint nothing is promised. The
-# papers' code takes 100 steps of x <- y - g(x) and does not look at the result, which may be anything. The solver of this
-# library looks: it comes back with a solution, or it raises.
+# Each constrained network gives its input back, and says how far off it may be. Without a constraint nothing is
+# promised. The papers' code takes 100 steps of x <- y - g(x) and does not look at the result, which may be anything.
+# The solver of this library looks: it comes back with a solution, or raises. A solution may still be another one than
+# what went in; here the channels of zeros that the network appends to an image tell.
 def plain_inverse(net: Classifier, z: torch.Tensor, n: int) -> torch.Tensor:
     for member in reversed(list(net.body)):
         if isinstance(member, Residual):
@@ -148,8 +148,8 @@ with torch.no_grad():
         try:
             pictures[name] = net.reconstruct(z)
             print(f"{name}: largest error {(pictures[name] - shown).abs().max():.1e}")
-        except ConvergenceError as error:
-            print(f"{name}: ConvergenceError: {str(error).splitlines()[0]}")
+        except (ConvergenceError, NotInImageError) as error:
+            print(f"{name}: {type(error).__name__}: {error}")
     pictures["no constraint,\n100 plain iterations"] = plain_inverse(nets[None], z, 100)
 
 figure, axes = plt.subplots(len(pictures), 10, figsize=(8.4, 0.72 * len(pictures)), layout="constrained")
@@ -163,9 +163,9 @@ for row, (name, batch) in zip(axes, pictures.items(), strict=True):
 # %%
 # (Red: NaN or infinity.)
 #
-# How many plain iterations are enough depends on c, or rather on how far training has driven the network towards it. The
-# default solver (Anderson acceleration) stops by itself, as soon as the error is *guaranteed* to be as small as float32
-# allows.
+# How many plain iterations are enough depends on c, or rather on how far training has driven the network towards it.
+# The default solver (Anderson acceleration) stops by itself, as soon as the error is *guaranteed* to be as small as
+# float32 allows.
 steps = (1, 2, 3, 5, 7, 10, 14, 20, 30, 45, 70, 100)
 figure, ax = plt.subplots(figsize=(6, 3.6), layout="constrained")
 with torch.no_grad():

@@ -2,17 +2,17 @@
 Densities: an i-ResNet and a Glow
 =================================
 
-One picture of the i-ResNet paper: three densities in the plane, learned by a Glow and by an i-ResNet. A coupling moves one of
-the two coordinates at a time, along axes that have to be chosen; a residual block moves both, as it likes, as long as it
-contracts.
+One picture of the i-ResNet paper: three densities in the plane, learned by a Glow and by an i-ResNet. A coupling moves
+one of the two coordinates at a time, along axes that have to be chosen; a residual block moves both, as it likes, as
+long as it contracts.
 """
 
 # %%
 # Two networks of the same size
 # -----------------------------
 # The Glow has twelve steps of ActNorm, invertible 1x1 convolution and affine coupling; the paper's had a hundred. The
-# i-ResNet has six blocks of ActNorm and x + g(x), g two layers with Lip(g) < 0.98². Both are trained for as many steps, on
-# the same points, with the same optimiser.
+# i-ResNet has six blocks of ActNorm and x + g(x), g two layers with Lip(g) < 0.98². Both are trained for as many
+# steps, on the same points, with the same optimiser.
 import time
 
 import matplotlib.pyplot as plt
@@ -89,8 +89,9 @@ for ax, label in zip(axes[:, 0], ("data", "Glow", "i-ResNet"), strict=True):
 # %%
 # Samples
 # -------
-# Sampling runs the blocks backwards, which takes an iteration in each. How it went is in the block's report: evaluations,
-# and an error that is guaranteed, as the certificate says how strongly g contracts. No log-determinant is estimated for it.
+# Sampling runs the blocks backwards, which takes an iteration in each. How it went is in the block's report:
+# evaluations, and an error that is guaranteed, as the certificate says how strongly g contracts. No log-determinant
+# is estimated for it.
 flow = flows["pinwheel", "iresnet"]
 torch.manual_seed(0)
 samples = flow.sample(4000)
