@@ -8,6 +8,7 @@ import math
 import torch
 from torch import Tensor
 
+from invertible._control import deviations, mean_jacobian
 from invertible._estimator import Cost, Gradient, LogDet, LogDetEstimator, check_choices, check_count
 from invertible._krylov import Level, arnoldi
 from invertible._linearised import Linearised
@@ -26,6 +27,9 @@ class Krylov(LogDetEstimator):
     far less between probes than the value, so a `taper` of the probes is enough for each further step: the estimate is
     the mean of the 1-step values, plus the mean of what step 2 adds for those that make it, and so on. Probes are
     orthogonal signs.
+
+    Without gradients, a batch of at least twice the dimension has a control variate: the log-determinant of the
+    samples' mean Jacobian, two products more for a third to two thirds less variance.
 
     Args:
         n_steps: The largest number of steps; 3 leave a bias far below the standard error.
@@ -97,12 +101,19 @@ class Krylov(LogDetEstimator):
         u = draw("orthogonal", self.n_probes, at.like, generator)
         is_through = at.has_graph and self.gradient == "backprop"
         levels, power = arnoldi(at, u, self.counts, is_through)
+        if self._has_control(at):
+            known = deviations(mean_jacobian(at), u)
+            levels = [level._replace(value=level.value - known[: len(level.value)]) for level in levels]
         value = combine([level.value for level in levels])
         if at.has_graph and not is_through:
             w = _solutions(u, levels)
             value = with_gradient_of(value, (at.pull(w, create_graph=True) * u).sum(dim=(0, 2)))
         error = standard_error([level.value.detach() for level in levels], hadamard_order(u.shape[-1]))
         return LogDet(value, error, self._bias_bound(u, power, lipschitz), at.n_products)
+
+    def _has_control(self, at: Linearised) -> bool:
+        batch, dimension = at.like.shape
+        return not at.has_graph and self.n_probes > 4 and batch >= 2 * dimension
 
     def _bias_bound(self, u: Tensor, power: Tensor, c: float | None) -> Tensor | None:
         # m steps are exact for polynomials of degree m; of the series' rest, both u^T J^k u and its stand-in are at
