@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from invertible import FixedPointSolver, SolveReport, solve_linear, solve_residual
-from invertible._solver import METHODS
 from invertible.errors import ConfigError, ConvergenceError, DtypeError, NonFiniteError, RangeError, ShapeError
+from invertible.solve.solver import METHODS
 
 Map = Callable[[Tensor], Tensor]
 ACTIVATIONS: list[Map] = [torch.relu, torch.tanh, torch.sin, nn.functional.elu]

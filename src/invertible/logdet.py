@@ -102,9 +102,9 @@ class AutoLogDet(LogDetEstimator):
         (Cost(products=2, graph=2), Cost(products=20, graph=15))
     """
 
-    max_products: int | None = 20
+    max_products: int | None = 24
     accuracy: float | None = None
-    exact_up_to: int = 64
+    exact_up_to: int = 32
     n_steps: int = 3
     gradient: Gradient = "neumann"
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from invertible._point import Bools, Floats, Ints
+from invertible.solve._point import Bools, Floats, Ints
 
 _GRAIN = 3.0
 """Rounding inside g, in units of half an ulp of |g(x)| + L |x|. Measured: linear maps, convolutions and nets of three

@@ -13,15 +13,13 @@ import torch
 from torch import Tensor
 
 from invertible._checks import check_finite, check_floating, describe
-from invertible._fixed_point import FixedPoint
-from invertible._implicit import Implicit, Pullback
-from invertible._point import Outcome
-from invertible._rows import Map, Rows, Select
-from invertible._rule import Rule
-from invertible._solver import FixedPointSolver, SolveReport
 from invertible.errors import ConfigError, RangeError, ShapeError
-
-__all__ = ["FixedPointSolver", "SolveReport", "solve_linear", "solve_residual"]
+from invertible.solve._fixed_point import FixedPoint
+from invertible.solve._implicit import Implicit, Pullback
+from invertible.solve._point import Outcome
+from invertible.solve._rows import Map, Rows, Select
+from invertible.solve._rule import Rule
+from invertible.solve.solver import FixedPointSolver, SolveReport
 
 _DEFAULT = FixedPointSolver()
 

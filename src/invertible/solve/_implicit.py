@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from invertible._rows import Map, Select
 from invertible.errors import ConfigError
+from invertible.solve._rows import Map, Select
 
 Transpose = Callable[[Tensor, Tensor], Tensor]
 """From x* and v to w with w + J^T w = v."""

@@ -6,8 +6,8 @@ from typing import Literal, NamedTuple
 
 import torch
 
-from invertible._solver import FixedPointSolver
 from invertible.errors import ConvergenceError, InvertibleError, NonFiniteError, RangeError
+from invertible.solve.solver import FixedPointSolver
 
 Failure = Literal["infinite", "steep", "stuck", "slow"]
 

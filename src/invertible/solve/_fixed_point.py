@@ -8,13 +8,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from invertible._anderson import Anderson
-from invertible._broyden import Broyden
-from invertible._point import Bools, Floats, Ints, Outcome, Point, norms
-from invertible._rows import Rows
-from invertible._rule import Past, Rule, Sizes, Verdict
-from invertible._solve_errors import Failure, State, failure
-from invertible._solver import FixedPointSolver
+from invertible.solve._anderson import Anderson
+from invertible.solve._broyden import Broyden
+from invertible.solve._errors import Failure, State, failure
+from invertible.solve._point import Bools, Floats, Ints, Outcome, Point, norms
+from invertible.solve._rows import Rows
+from invertible.solve._rule import Past, Rule, Sizes, Verdict
+from invertible.solve.solver import FixedPointSolver
 
 _ACCELERATIONS = {"anderson": Anderson, "broyden": Broyden}
 _MAX_STRIKES = 2
