@@ -162,7 +162,7 @@ for row, (name, batch) in zip(axes, pictures.items(), strict=True):
 
 # %%
 # Red is NaN or infinity. The solver's acceleration may well find the images where the plain iteration runs away, but
-# without a bound nothing promised that. The constraint costs accuracy: how much is left after more than these five epochs
+# without a bound nothing promised that. The constraint costs accuracy; how much it is after more than these five epochs
 # is in the :doc:`/results`.
 #
 # How many plain iterations are enough depends on c, or rather on how far training has driven the network towards it.

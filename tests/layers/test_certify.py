@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from invertible import Chain, Flow, Inverse
-from invertible.errors import ConfigError
+from invertible.errors import ConfigError, NonFiniteError
 from invertible.layers import (
     ActNorm,
     AffineCoupling,
@@ -206,3 +206,13 @@ def test_one_bijection_is_asked_for():
         certify(nn.ModuleList([Squeeze(2), Squeeze(2)]))
     assert Classifier(Squeeze(2), nn.Flatten()).certificate().inverse == 1
     assert Flow(Residual(nn.Tanh(), 0.5), 3).certificate().inverse == 2
+
+
+def test_a_scale_that_is_nan_is_an_error():
+    actnorm, mix = ActNorm(2), Invertible1x1(2, "direct")
+    with torch.no_grad():
+        actnorm.log_scale.fill_(torch.nan)
+        mix.matrix.factors.fill_(torch.nan)
+    for member in (actnorm, mix):
+        with pytest.raises(NonFiniteError):
+            certify(Chain(member))

@@ -11,6 +11,7 @@ from typing import cast
 
 import torch
 
+from invertible._checks import check_finite
 from invertible.bijection import Bijection, Inverse
 from invertible.chain import Chain
 from invertible.errors import ConfigError
@@ -108,9 +109,12 @@ def _row(leaf: Bijection, shape: Shape | None, name: str) -> MemberBound:
     if isinstance(leaf, ChannelAffine):
         note = "" if leaf.is_initialised else WAITS
         log_scale = leaf._log_scale(torch.float64).detach()
+        check_finite(log_scale, f"the log-scale of {kind} {name}")
         return MemberBound(name, kind, float(log_scale.max().exp()), float((-log_scale.min()).exp()), note=note)
     if isinstance(leaf, Invertible1x1):
-        scales = torch.linalg.svdvals(leaf.weight.detach().double())
+        weight = leaf.weight.detach().double()
+        check_finite(weight, f"the weight of {kind} {name}")
+        scales = torch.linalg.svdvals(weight)
         return MemberBound(name, kind, float(scales.max()), float(1 / scales.min()))
     if isinstance(leaf, Logit):
         return _logit(leaf, name)
