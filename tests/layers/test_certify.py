@@ -126,7 +126,7 @@ def test_a_bound_lost_later_is_told_instead_of_raised():
     with torch.no_grad():
         network.weight.copy_(3 * torch.eye(2))
     found = certify(block)
-    assert found.rows[0].contraction == pytest.approx(3, rel=1e-5)
+    assert found.rows[0].contraction == pytest.approx(3, rel=0.01)
     assert not found.is_invertible
 
 
