@@ -25,8 +25,8 @@ from invertible.layers import ActNorm, AffineCoupling, Invertible1x1, Residual
 from invertible.layers.conditioner import MLP
 from invertible.models import iresnet_table
 
-N_STEPS = 800
-NAMES = ("pinwheel", "moons", "checkerboard")
+N_STEPS = 700
+NAMES = ("pinwheel", "moons", "8gaussians")
 
 
 def glow() -> Flow:
@@ -69,7 +69,8 @@ for name in NAMES:
         )
 
 # %%
-# Densities side by side. The log-determinants are exact here: in two dimensions a determinant costs two products.
+# Densities side by side. After so few steps the Glow may be ahead in nats; its threads between the parts, which a
+# contraction of both coordinates does not draw, it does not lose. The log-determinants are exact here: in two dimensions a determinant costs two products.
 grid = torch.linspace(-4.4, 4.4, 200)
 plane = torch.stack(torch.meshgrid(grid, grid, indexing="xy"), dim=-1)
 figure, axes = plt.subplots(3, 3, figsize=(8, 8.4), layout="constrained")
