@@ -69,8 +69,8 @@ for name in NAMES:
         )
 
 # %%
-# Densities side by side. After so few steps the Glow is often ahead in nats; what it draws between the parts are threads,
-# the i-ResNet leaves a haze. The log-determinants are exact here: in two dimensions a determinant costs two products.
+# Densities side by side. After so few steps neither is done: what the Glow draws between the parts are threads, the
+# i-ResNet leaves a haze. The log-determinants are exact here: in two dimensions a determinant costs two products.
 grid = torch.linspace(-4.4, 4.4, 200)
 plane = torch.stack(torch.meshgrid(grid, grid, indexing="xy"), dim=-1)
 figure, axes = plt.subplots(3, 3, figsize=(8, 8.4), layout="constrained")
