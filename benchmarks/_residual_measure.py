@@ -100,7 +100,7 @@ def assess(subject: Subject, build: Callable[[], Subject], x: Tensor) -> dict[st
         "inverse_error": float((back - x).abs().max()),
     }
     reports = [block.report for block in subject.blocks if block.report is not None]
-    errors = [report.guaranteed_error for report in reports if report.guaranteed_error is not None]
+    errors = [report.relative_error for report in reports if report.relative_error is not None]
     if errors:
         found["guaranteed_error"] = float(torch.stack(errors).max())
         found["lipschitz_bound"] = max(report.lipschitz or 0.0 for report in reports)

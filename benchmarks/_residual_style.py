@@ -1,4 +1,4 @@
-"""Residual Flow's mechanism, written from the paper: the peer whose package does not install any more.
+"""Residual Flow's mechanism, written from the paper: a peer that is no package.
 
 Weights are divided by an estimate of their norm from below, a power iteration that goes on after each step until
 its vectors change by less than a tolerance. The log-determinant is a power series of random length with one Gaussian

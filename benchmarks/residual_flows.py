@@ -4,7 +4,7 @@ The 8x8 digits as 64 numbers (dequantised, standardised), eight blocks 64-128-12
 after the last, c = 0.97 a layer, batches of 256, 200 steps of Adam, one thread:
 
     normflows             `Residual` with `LipschitzMLP`, updated after each step
-    residual-flow-style   Residual Flow's mechanism, written from the paper (its package does not install)
+    residual-flow-style   Residual Flow's mechanism, written from the paper (there is no package of it)
     freia                 `IResNetLayer` (ELU), corrected after each step
     invertible            `models.residual_flow_table`, certified, with the models' default estimator in training
     invertible-...        the same with other estimators in training
@@ -12,10 +12,9 @@ after the last, c = 0.97 a layer, batches of 256, 200 steps of Adam, one thread:
 `test_nats` is the exact mean log-likelihood of the test set (higher is better): the log-determinant is that of the
 whole map's dense Jacobian in float64. `logdet_error` is the root mean square over the test set of what the
 implementation's own score is off by, `inverse_error` the largest error of a number after a float32 round trip, and
-`guaranteed_error` the largest that a block of ours promises for a sample (Euclidean). Times are medians over paired
-rounds: a training step of batch 256 with all that it takes (optimiser, norms), a score and samples of 256.
-`nats_at_equal_time` is the likelihood after as many steps as the slowest step's implementation needs for 200, at most
-`--longest`; it is measured with `--equal-time`.
+`guaranteed_error` the largest that a block of ours promises for a sample, relative to the sample's size. Times are
+medians over paired rounds, of processor time: a training step of batch 256 with all that it takes (optimiser, norms), a
+score and samples of 256. `training_s` is the time of all steps.
 
     python benchmarks/residual_flows.py [--quick] [--seeds N] [--json FILE] [--plot FILE]
 

@@ -87,7 +87,8 @@ def series(at: Linearised, u: Tensor, weights: Tensor, keep_graph: bool) -> tupl
         n = int((weights[:, k - 1] != 0).sum())
         v = at.pull(v[:n], create_graph=keep_graph)
         a = weights[:n, k - 1, None] * (-1) ** k
-        total = torch.cat([total[:n] - a / k * (v * u[:n]).sum(dim=-1), total[n:]])
+        longer = total[:n] - a / k * (v * u[:n]).sum(dim=-1)
+        total = torch.cat([longer, total[n:]]) if n < len(total) else longer
         w[:n] += a[..., None] * v.detach()
     _check_growth(v, u, weights.shape[1])
     return total, w

@@ -53,8 +53,9 @@ def operator_norm(weight: Tensor, geometry: Geometry, size: Size | None) -> Norm
     """
     with _full_precision(weight):
         weight = weight.detach().to(torch.float64 if weight.dtype == torch.float64 else torch.float32)
-        check_finite(weight, "the weight of a constrained layer")
         scale = float(weight.abs().amax()) if weight.numel() else 0.0
+        if not math.isfinite(scale):
+            check_finite(weight, "the weight of a constrained layer")
         if scale == 0:
             return Norm(weight.new_zeros(()), torch.zeros_like(weight))
         if _is_small_matrix(weight, geometry):
