@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import copy
+import math
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from invertible import Chain, Flow
+from invertible import Chain, FixedPointSolver, Flow
 from invertible.errors import ConfigError, ConvergenceError, ShapeError
 from invertible.layers import Residual, constrain, estimator_error
 from invertible.logdet import ExactLogDet, Krylov, RussianRoulette
@@ -203,3 +204,23 @@ def test_empty_batches_and_single_samples(batch):
     y, logdet = block.forward_with_logdet(x)
     assert logdet.shape == (batch,)
     torch.testing.assert_close(block.inverse(y), x)
+
+
+@pytest.mark.parametrize("p", [1.0, 1.5, math.inf])
+def test_a_bound_in_another_norm_is_carried_over(p):
+    """L_p contraction does not bound the Euclidean norm; the report's guarantee must hold all the same."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(6, 12), nn.ELU(), nn.Linear(12, 6)).double()
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.mul_(8)
+    block = Residual(constrain(network, 0.95, norms=[p, p, p]), solver=FixedPointSolver(tolerance=1e-3)).eval()
+    x = x_of(6, 20)
+    back = block.inverse(block(x))
+    report = block.report
+    assert report is not None
+    assert report.guaranteed_error is not None
+    error = (back - x).norm(dim=1)
+    assert error.max() > 1e-9  # it did stop early
+    assert bool((error <= report.guaranteed_error).all())
+    assert block.forward_with_logdet(x)[1].isfinite().all()

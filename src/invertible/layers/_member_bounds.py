@@ -134,12 +134,11 @@ def _residual(block: Residual, shape: Shape | None, name: str) -> MemberBound:
         if block.lipschitz is None:
             raise
         return MemberBound(name, "Residual", is_invertible=False, note="not bounded")
-    p = next((link.norms[0] for link in branch.links if link.norms is not None), 2.0)
-    if p == 2:
+    if branch.p == 2:
         return _sum(MemberBound(name, "Residual", branch=branch), branch.bound, 1.0)
     # |x|_2 and |x|_p differ by a power of the dimension at most.
-    factor = None if shape is None else math.prod(shape) ** abs(1 / 2 - 1 / p)
-    return _sum(MemberBound(name, "Residual", branch=branch, note=f"contracts in L_{p:g}"), branch.bound, factor)
+    factor = None if shape is None else math.prod(shape) ** abs(1 / 2 - 1 / branch.p)
+    return _sum(MemberBound(name, "Residual", branch=branch, note=f"contracts in L_{branch.p:g}"), branch.bound, factor)
 
 
 def _sum(row: MemberBound, bound: float, factor: float | None) -> MemberBound:

@@ -93,6 +93,11 @@ class Certificate:
         return math.prod(link.bound for link in self.links)
 
     @property
+    def p(self) -> float:
+        """The norm L_p that the product bounds distances in; 2 unless layers were constrained in other norms."""
+        return next((link.norms[0] for link in self.links if link.norms is not None), 2.0)
+
+    @property
     def is_kept(self) -> bool:
         """Whether every constrained layer is within its promise."""
         return all(link.promised is None or link.bound <= link.promised for link in self.links)

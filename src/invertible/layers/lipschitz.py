@@ -78,7 +78,7 @@ def constrain(
         DtypeError: If a weight holds no real numbers.
         NonFiniteError: When called: if a weight is NaN or infinite.
 
-    Source: Behrmann et al. 2019, section 2.1, equation 3; Gouk et al. 2018. The bound: see docs/lipschitz.
+    Source: Behrmann et al. 2019, section 2.1, equation 3; Gouk et al. 2018. The bound: see docs/residual.md.
 
     Example:
         >>> network = constrain(nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ELU(), nn.Conv2d(8, 3, 1)), 0.9)

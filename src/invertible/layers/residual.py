@@ -7,6 +7,7 @@ or an estimate that knows its standard error (`logdet`).
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -17,7 +18,7 @@ from torch.utils._pytree import tree_map
 from invertible._checks import can_look, describe, explained
 from invertible.bijection import Bijection
 from invertible.errors import ConfigError, DtypeError, ShapeError
-from invertible.layers.lipschitz import Certificate, certificate, lipschitz_bound, promised_bound
+from invertible.layers.lipschitz import Certificate, certificate, promised_bound
 from invertible.logdet import AutoLogDet, LogDet, LogDetEstimator, RussianRoulette
 from invertible.solve import FixedPointSolver, SolveReport, solve_residual
 
@@ -89,7 +90,7 @@ class Residual(Bijection):
             self.lipschitz_bound()
 
     def lipschitz_bound(self, in_shape: tuple[int, ...] | None = None) -> float | None:
-        """A bound on g's Lipschitz constant.
+        """A bound on g's Lipschitz constant, in the Euclidean norm unless g was constrained in others (`norms`).
 
         Args:
             in_shape: Shape of one input, for a tighter bound of convolutions; None: for any.
@@ -100,11 +101,19 @@ class Residual(Bijection):
         Raises:
             ConfigError: If it is 1 or more.
         """
+        return self._bound_and_norm(in_shape)[0]
+
+    def _bound_and_norm(self, in_shape: tuple[int, ...] | None) -> tuple[float | None, float]:
+        # The bound, and the p of the norm it holds in.
         if self.lipschitz == "unknown":
-            return None
-        bound = lipschitz_bound(self.network, in_shape) if self.lipschitz is None else float(self.lipschitz)
-        _check_bound(bound)
-        return bound
+            return None, 2.0
+        if self.lipschitz is not None:
+            found, p = float(self.lipschitz), 2.0
+        else:
+            chain = certificate(self.network, in_shape)
+            found, p = chain.bound, chain.p
+        _check_bound(found)
+        return found, p
 
     def certificate(self, in_shape: tuple[int, ...] | None = None) -> Certificate:
         """The bound, layer by layer.
@@ -129,9 +138,11 @@ class Residual(Bijection):
         return x + self._function(context)(x).to(x.dtype)
 
     def _inverse(self, y: Tensor, context: Any) -> Tensor:
-        bound = self.lipschitz_bound(tuple(y.shape[1:]))
+        bound, p = self._bound_and_norm(tuple(y.shape[1:]))
         select = None if context is None else lambda rows: self._function(_rows_of(context, rows, len(y)))
-        x, self.report = solve_residual(self._function(context), y, bound, self.solver, select)
+        euclidean = bound if p == 2 else None
+        x, report = solve_residual(self._function(context), y, euclidean, self.solver, select)
+        self.report = report if bound is None or p == 2 else _in_euclidean_norm(report, bound, p, x)
         return x
 
     def _forward_with_logdet(self, x: Tensor, context: Any) -> tuple[Tensor, Tensor]:
@@ -144,8 +155,8 @@ class Residual(Bijection):
 
     def _estimate(self, x: Tensor, context: Any) -> tuple[Tensor, Tensor]:
         estimator = self.training_logdet if self.training else self.logdet
-        bound = None if self.training else self.lipschitz_bound(tuple(x.shape[1:]))  # only the bias bound needs it
-        g_x, estimate = estimator(self._function(context), x, bound)
+        bound, p = (None, 2.0) if self.training else self._bound_and_norm(tuple(x.shape[1:]))  # for the bias bound
+        g_x, estimate = estimator(self._function(context), x, bound if p == 2 else None)
         if can_look(x):
             self.estimate = dataclasses.replace(estimate, value=estimate.value.detach())
         return g_x, estimate.value
@@ -178,6 +189,15 @@ def _check_bound(bound: float) -> None:
         hint = "layers.constrain(network, 0.9), or lipschitz=... if you know a smaller bound"
         raise ConfigError("x + g(x) may not be invertible", expected="a Lipschitz bound of g below 1",
                           got=f"{bound:.4g}", hint=hint)  # fmt: skip
+
+
+def _in_euclidean_norm(report: SolveReport, bound: float, p: float, x: Tensor) -> SolveReport:
+    # g contracts in L_p, the residual is Euclidean: the two norms differ by a power of the dimension at most. The last
+    # evaluations are rounded, by some units of what they add up.
+    ratio = math.prod(x.shape[1:]) ** abs(0.5 - 1 / p)
+    rounding = 4 * torch.finfo(x.dtype).eps * report.scale
+    error = ratio / (1 - bound) * (bound * report.residual + rounding)
+    return dataclasses.replace(report, guaranteed_error=error, lipschitz=bound)
 
 
 def _rows_of(context: Any, rows: Tensor, n: int) -> Any:
