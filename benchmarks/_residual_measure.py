@@ -9,6 +9,7 @@ import random
 import statistics
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,17 @@ from _residual_subjects import Subject
 
 BATCH, RATE, CHUNK = 256, 2e-3, 90
 ACTIONS = ("step", "score", "sample")
+
+
+def prepare(seed: int) -> Data:
+    """The digits between -2 and 2, as `flows.py` takes them; the noise of dequantisation is fixed for the test set."""
+    from invertible.data import load
+
+    sets: list[Any] = [load("digits", split) for split in ("train", "test")]
+    train, test = (4 * (each.images.flatten(1).double() / 17 - 0.5) for each in sets)
+    noise = torch.full((train.shape[1],), 4 / 17)
+    test = test + noise * torch.rand(test.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return Data(train.float(), train[:0].float(), test.float(), 0.0, noise)
 
 
 class Training:
