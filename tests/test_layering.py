@@ -16,6 +16,7 @@ LAYERS = [
     ["bijection"],
     [
         "logdet",
+        "_control",
         "_estimator",
         "_krylov",
         "_krylov_estimator",
