@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch import nn
 
-from invertible._control import deviations, mean_jacobian
-from invertible._linearised import Linearised
-from invertible._probes import draw
 from invertible.layers import constrain
 from invertible.logdet import ExactLogDet, Krylov
+from invertible.logdet._control import deviations, mean_jacobian
+from invertible.logdet._linearised import Linearised
+from invertible.logdet._probes import draw
 
 
 @pytest.fixture

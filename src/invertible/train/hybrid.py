@@ -34,6 +34,7 @@ class HybridLoss(nn.Module):
     Source: Nalisnick et al. 2019, equation 3 (there the likelihood is weighted per dimension as well).
 
     Example:
+        >>> import torch
         >>> from invertible.models import iresnet_table
         >>> loss = HybridLoss(Hybrid(iresnet_table(2, n_blocks=1), n_classes=3), weight=0.5)
         >>> sorted(loss(torch.randn(4, 2), torch.tensor([0, 2, 1, 1]))[1])

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from invertible._linearised import Linearised
+from invertible.logdet._linearised import Linearised
 
 _N_TERMS = 6
 

@@ -7,8 +7,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from invertible._linearised import Linearised
 from invertible.errors import RangeError
+from invertible.logdet._linearised import Linearised
 
 Lengths = Literal["geometric", "poisson"]
 

@@ -7,13 +7,13 @@ import dataclasses
 import torch
 from torch import Tensor
 
-from invertible._estimator import Cost, Gradient, LogDet, LogDetEstimator, check_choices, check_count
-from invertible._linearised import Linearised
-from invertible._probes import Probe, draw, hadamard_order
-from invertible._roulette import Lengths, draw_lengths, series, survival, tail
-from invertible._surrogate import with_gradient_of
-from invertible._telescope import standard_error
 from invertible.errors import ConfigError
+from invertible.logdet._linearised import Linearised
+from invertible.logdet._probes import Probe, draw, hadamard_order
+from invertible.logdet._roulette import Lengths, draw_lengths, series, survival, tail
+from invertible.logdet._surrogate import with_gradient_of
+from invertible.logdet._telescope import standard_error
+from invertible.logdet.estimator import Cost, Gradient, LogDet, LogDetEstimator, check_choices, check_count
 
 
 @dataclasses.dataclass(frozen=True)

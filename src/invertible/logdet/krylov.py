@@ -8,15 +8,15 @@ import math
 import torch
 from torch import Tensor
 
-from invertible._control import deviations, mean_jacobian
-from invertible._estimator import Cost, Gradient, LogDet, LogDetEstimator, check_choices, check_count
-from invertible._krylov import Level, arnoldi
-from invertible._linearised import Linearised
-from invertible._probes import draw, hadamard_order
-from invertible._roulette import tail
-from invertible._surrogate import with_gradient_of
-from invertible._telescope import combine, probe_weights, standard_error
 from invertible.errors import ConfigError
+from invertible.logdet._control import deviations, mean_jacobian
+from invertible.logdet._krylov import Level, arnoldi
+from invertible.logdet._linearised import Linearised
+from invertible.logdet._probes import draw, hadamard_order
+from invertible.logdet._roulette import tail
+from invertible.logdet._surrogate import with_gradient_of
+from invertible.logdet._telescope import combine, probe_weights, standard_error
+from invertible.logdet.estimator import Cost, Gradient, LogDet, LogDetEstimator, check_choices, check_count
 
 
 @dataclasses.dataclass(frozen=True)

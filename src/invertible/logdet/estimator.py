@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from invertible._checks import check_finite, check_floating, describe
-from invertible._linearised import Function, Linearised
-from invertible._probes import PROBES
 from invertible.errors import ConfigError, RangeError, ShapeError
+from invertible.logdet._linearised import Function, Linearised
+from invertible.logdet._probes import PROBES
 
 Gradient = Literal["neumann", "backprop"]
 

@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from invertible._checks import can_look
-from invertible._linearised import Linearised
 from invertible.errors import RangeError
+from invertible.logdet._linearised import Linearised
 
 _N_NODES = 40
 

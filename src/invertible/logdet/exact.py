@@ -1,19 +1,4 @@
-"""log|det(I + dg/dx)| of a residual map x + g(x), |dg/dx| < 1, from products with the Jacobian.
-
-All estimators average u^T log(I + J) u over random probes u. They differ in what stands for the logarithm:
-
-| estimator | stands for the logarithm | products | bias | variance |
-|---|---|---|---|---|
-| `ExactLogDet` | the dense determinant | dimension | 0 | 0 |
-| `PowerSeries` | n terms of its power series | n a probe | order c^(n + 1) | the probes' |
-| `RussianRoulette` | a power series of random length | random | 0 | the probes' and the length's |
-| `Krylov` | quadrature in Krylov spaces | 1 a probe, more for a few | far below the series' | the probes' |
-| `AutoLogDet` | the exact one if cheap, else Krylov | up to a budget | as theirs | as theirs |
-
-Gradients: `gradient="neumann"` differentiates w^T J u with w = (I + J)^-T u, approximated by the products that the
-value took anyway: the graph holds one product a probe. `"backprop"` differentiates through every product, and is the
-gradient of the estimate itself, to all orders.
-"""
+"""The dense determinant, and the choice between it and an estimate."""
 
 from __future__ import annotations
 
@@ -22,22 +7,10 @@ import math
 
 import torch
 
-from invertible._estimator import Cost, Gradient, LogDet, LogDetEstimator, check_choices, check_count
-from invertible._krylov_estimator import Krylov
-from invertible._linearised import Linearised
-from invertible._series_estimators import PowerSeries, RussianRoulette
 from invertible.errors import ConfigError
-
-__all__ = [
-    "AutoLogDet",
-    "Cost",
-    "ExactLogDet",
-    "Krylov",
-    "LogDet",
-    "LogDetEstimator",
-    "PowerSeries",
-    "RussianRoulette",
-]
+from invertible.logdet._linearised import Linearised
+from invertible.logdet.estimator import Cost, Gradient, LogDet, LogDetEstimator, check_choices, check_count
+from invertible.logdet.krylov import Krylov
 
 
 @dataclasses.dataclass(frozen=True)
