@@ -146,9 +146,8 @@ def _overview(kind: str, entries: list[CatalogueEntry]) -> None:
     table.add_column(kind, no_wrap=True, min_width=max(len(entry.name) for entry in entries))
     table.add_column("what")
     table.add_column("ours")
-    table.add_column("status", no_wrap=True, min_width=len("measured"))
     for entry in entries:
-        table.add_row(*map(Text, (entry.name, entry.title, entry.ours, entry.status)))
+        table.add_row(*map(Text, (entry.name, entry.title, entry.ours or entry.status)))
     show(table)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import re
 from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
@@ -88,6 +89,7 @@ def parse_yaml(
     return {item.name: getattr(parsed, item.name) for item in fields(kind)}
 
 
+@functools.cache  # it takes longer to make than to use
 def recipe_parser() -> ArgumentParser:
     """The parser of recipes, whose help lists every key.
 
