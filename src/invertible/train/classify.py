@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from invertible._console import announce, progress
 from invertible.data import Normalize, PointSet
-from invertible.errors import ConfigError, NotInImageError
+from invertible.errors import ConfigError, ConvergenceError, NonFiniteError, NotInImageError
+from invertible.layers import Residual
 from invertible.models import Classifier
 from invertible.train.evaluate import evaluate_classifier, evaluate_reconstruction
 from invertible.train.feed import Feed
@@ -113,9 +114,7 @@ class ClassificationTask(Task):
 
             figures: dict[str, Any] = evaluate_classifier(run.model, batches, on_step=on_step)
             if is_invertible:
-                errors = _reconstruction(run, batches, on_step)
-                figures["bit_exact"] = errors.pop("bit_exact")
-                figures |= {f"reconstruction_{name}": value for name, value in errors.items()}
+                figures |= _reconstruction(run, batches, on_step)
         return figures
 
     def draw(self, run: Run, data: Data, figures: Mapping[str, Any]) -> None:
@@ -126,13 +125,26 @@ class ClassificationTask(Task):
             data: Images not seen in training.
             figures: What `assess` returned.
         """
-        if isinstance(run.model, Classifier) and not isinstance(data, PointSet):
+        came_back = figures.get("reconstruction_converges", True)
+        if isinstance(run.model, Classifier) and came_back and not isinstance(data, PointSet):
             images: Images = data
             exact_run = load_run(run.folder, dtype=figures["reconstruction_dtype"])
             reconstruct_images(exact_run, images, run.folder / "reconstruction.png")
 
 
 def _reconstruction(run: Run, batches: Feed, on_step: Any) -> dict[str, Any]:
+    try:
+        errors = _errors(run, batches, on_step)
+    except (ConvergenceError, NonFiniteError, NotInImageError) as error:
+        if not any(isinstance(part, Residual) and part.lipschitz == "unknown" for part in run.model.modules()):
+            raise
+        announce(f"note: without a constraint there may be no inverse, and here there is none: {error}")
+        return {"reconstruction_converges": False}
+    is_exact = errors.pop("bit_exact")
+    return {"bit_exact": is_exact, **{f"reconstruction_{name}": value for name, value in errors.items()}}
+
+
+def _errors(run: Run, batches: Feed, on_step: Any) -> dict[str, Any]:
     classifier = run.classifier
     dtype = next(classifier.parameters()).dtype
     try:
