@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from invertible import Chain, FixedPointSolver, Flow
 from invertible.errors import ConfigError, ConvergenceError, ShapeError
-from invertible.layers import Residual, constrain, estimator_error
+from invertible.layers import Residual, certificate, constrain, estimator_error, lipschitz_bound
 from invertible.logdet import ExactLogDet, Krylov, RussianRoulette
 
 
@@ -224,3 +224,29 @@ def test_a_bound_in_another_norm_is_carried_over(p):
     assert error.max() > 1e-9  # it did stop early
     assert bool((error <= report.guaranteed_error).all())
     assert block.forward_with_logdet(x)[1].isfinite().all()
+
+
+def test_a_batch_dimension_is_asked_for():
+    block = Residual(mlp(), logdet=ExactLogDet())
+    for method in (block, block.inverse, block.forward_with_logdet):
+        with pytest.raises(ShapeError, match="2 dimensions"):
+            method(torch.zeros(3, dtype=torch.float64))
+    images = Residual(constrain(nn.Sequential(nn.ELU(), nn.Conv2d(2, 2, 3, padding=1)), 0.9))
+    with pytest.raises(ShapeError, match="4 dimensions"):
+        images(torch.zeros(2, 4, 4))
+
+
+def test_a_module_that_is_used_twice_counts_twice():
+    half, steep = nn.Linear(4, 4, bias=False), nn.GELU()
+    with torch.no_grad():
+        half.weight.copy_(0.95 * torch.eye(4))
+    assert lipschitz_bound(nn.Sequential(half, half)) == pytest.approx(0.95**2, rel=1e-3)
+    shared = nn.Sequential(constrain(nn.Linear(4, 4), 0.93), steep, constrain(nn.Linear(4, 4), 0.93), steep)
+    apart = nn.Sequential(shared[0], nn.GELU(), shared[2], nn.GELU())
+    assert lipschitz_bound(shared) == lipschitz_bound(apart)
+    assert len(certificate(shared).links) == 4
+    stretch = nn.Linear(1, 1, bias=False)
+    with torch.no_grad():
+        stretch.weight.fill_(1.3)
+    with pytest.raises(ConfigError, match="below 1"):
+        Residual(nn.Sequential(stretch, constrain(nn.Linear(1, 1), 0.7), stretch))

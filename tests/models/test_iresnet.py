@@ -112,7 +112,7 @@ def test_a_hybrid_classifies_and_scores_from_one_evaluation():
     assert logits.shape == (6, 10)
     assert log_prob.shape == (6,)
     hybrid.eval()
-    assert torch.equal(hybrid(x), hybrid(x))  # no noise
+    assert torch.equal(hybrid(x), hybrid(x.to(torch.uint8)))  # no noise, and pixels as they are in the file
     (logits.sum() + log_prob.sum()).backward()
     assert all(p.grad is not None for p in hybrid.parameters())
 

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from invertible.errors import ConfigError
+from invertible.layers._branch import children
 from invertible.layers._constrained import LINEAR, constraint_of
 from invertible.layers._constraint import Certified
 from invertible.layers._lipschitz_rules import RULES, Rule, is_elementwise, rule_of
@@ -187,7 +188,7 @@ def _links(
     module: nn.Module, shape: Shape | None, name: str, is_promised: bool = False
 ) -> Iterator[tuple[Link, Shape | None]]:
     if isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward:
-        for child_name, child in module.named_children():
+        for child_name, child in children(module):  # one that is used twice counts twice
             inner = f"{name}.{child_name}" if name else child_name
             for link, after in _links(child, shape, inner, is_promised):
                 yield link, after

@@ -9,7 +9,8 @@ from typing import Any, Literal, TypeVar
 
 from torch import nn
 
-from invertible.errors import ConfigError
+from invertible._checks import describe
+from invertible.errors import ConfigError, DtypeError
 from invertible.layers._constrained import LINEAR, attach, detach
 from invertible.layers._constraint import Certified, Constraint
 from invertible.layers._constraint_power import Power
@@ -85,6 +86,8 @@ def constrain(
         >>> lipschitz_bound(network) <= 0.9**2
         True
     """
+    if not isinstance(module, nn.Module):
+        raise DtypeError("constrain takes a network", expected="an nn.Module", got=describe(module))
     if not (isinstance(c, int | float) and 0 < c < math.inf):
         raise ConfigError("the target of a constraint is out of range", expected="a positive number", got=repr(c))
     layers = list(dict.fromkeys(_layers_to_constrain(module)))

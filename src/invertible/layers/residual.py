@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from invertible._checks import can_look, describe, explained
+from invertible._checks import can_look, check_n_dims, describe, explained
 from invertible.bijection import Bijection
 from invertible.errors import ConfigError, DtypeError, ShapeError
 from invertible.layers.lipschitz import Certificate, certificate, promised_bound
@@ -78,7 +78,9 @@ class Residual(Bijection):
         super().__init__()
         if not isinstance(network, nn.Module):
             raise DtypeError("Residual wraps a network", expected="an nn.Module", got=describe(network))
+        _check_options(lipschitz, solver, logdet, training_logdet)
         self.network, self.lipschitz, self.takes_context = network, lipschitz, takes_context
+        self._n_dims = _n_dims(network)
         self.solver = solver or FixedPointSolver()
         self.logdet = logdet or AutoLogDet()
         self.training_logdet = training_logdet or RussianRoulette()
@@ -175,6 +177,8 @@ class Residual(Bijection):
         return lambda x: self._call(network, x.float(), precise)
 
     def _call(self, network: Callable[..., Tensor], x: Tensor, context: Any) -> Tensor:
+        if x.ndim < 2 or self._n_dims not in (None, x.ndim):
+            check_n_dims(x, self._n_dims or 2, "Residual")
         try:
             out = network(x) if context is None else network(x, context)
         except (RuntimeError, TypeError) as error:
@@ -184,10 +188,32 @@ class Residual(Bijection):
         return out
 
 
+def _n_dims(network: nn.Module) -> int | None:
+    # How many dimensions a batch has, where the first layer tells.
+    if isinstance(network, nn.Conv1d | nn.Conv2d | nn.Conv3d):
+        return 2 + len(network.kernel_size)
+    for part in network.children() if isinstance(network, nn.Sequential) else ():
+        if list(part.parameters()) or isinstance(part, nn.Unflatten | nn.Flatten):
+            return _n_dims(part)
+    return None
+
+
+def _check_options(lipschitz: Any, solver: Any, *estimators: Any) -> None:
+    if isinstance(lipschitz, str) and lipschitz != "unknown":
+        raise ConfigError("a bad Lipschitz bound", expected="a number below 1, 'unknown' or None", got=repr(lipschitz))
+    if solver is not None and not isinstance(solver, FixedPointSolver):
+        raise DtypeError("a bad solver", expected="a FixedPointSolver", got=describe(solver),
+                         hint="FixedPointSolver('broyden')")  # fmt: skip
+    for estimator in estimators:
+        if estimator is not None and not isinstance(estimator, LogDetEstimator):
+            hint = "ExactLogDet(), Krylov.within(20), ... of invertible.logdet"
+            raise DtypeError("a bad log-determinant", expected="an estimator", got=describe(estimator), hint=hint)
+
+
 def _check_bound(bound: float) -> None:
     if not 0 <= bound < 1:
         hint = "layers.constrain(network, 0.9), or lipschitz=... if you know a smaller bound"
-        raise ConfigError("x + g(x) may not be invertible", expected="a Lipschitz bound of g below 1",
+        raise ConfigError("x + g(x) may not be invertible", expected="a Lipschitz bound of g from 0 to below 1",
                           got=f"{bound:.4g}", hint=hint)  # fmt: skip
 
 

@@ -67,6 +67,8 @@ class Hybrid(nn.Module):
         Returns:
             Shape (batch, n_classes).
         """
+        if isinstance(x, Tensor) and not x.is_floating_point() and not x.is_complex():
+            x = x.to(self.flow.base.here.dtype)
         check_input(x, self, self.flow.event_shape)
         whole = self.flow.dequantization
         if whole is not None:
@@ -81,7 +83,8 @@ class Hybrid(nn.Module):
             x: Data as the flow takes them, shape (batch, *event_shape).
 
         Returns:
-            Logits, shape (batch, n_classes), and nats, shape (batch,), with the same noise of dequantisation.
+            Logits, shape (batch, n_classes), and nats, shape (batch,), with the same noise of dequantisation: so these
+            logits are random for whole numbers, in eval mode too; `forward`'s are not.
         """
         z, log_prob = self.flow.encode_with_log_prob(x)
         return self.head(z), log_prob

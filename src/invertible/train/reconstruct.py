@@ -47,8 +47,9 @@ def reconstruct_file(run: Run, image: str | Path, path: Path) -> tuple[dict[str,
         "max_abs_error", "mean_abs_error" in units of the pixel range and "bit_exact", and a note on what was changed,
         or None.
     """
+    max_value = run.normalize.max_value  # a run on points has none, and says so
     channels, height, width = run.record["in_shape"]
-    pixels, note = image_file(image, (channels, height, width), run.normalize.max_value)
+    pixels, note = image_file(image, (channels, height, width), max_value)
     return _reconstruct(run, pixels, torch.zeros(1, dtype=torch.int64), path), note
 
 
