@@ -63,6 +63,20 @@ def training_estimator(name: EstimatorName) -> LogDetEstimator:
     return known[name]
 
 
+def check_counts(**counts: int) -> None:
+    """Refuse what does not count anything.
+
+    Args:
+        **counts: By name.
+
+    Raises:
+        ConfigError: If one is below 1.
+    """
+    for name, value in counts.items():
+        if value < 1:
+            raise ConfigError(f"{name} is out of range", expected="at least 1", got=value)
+
+
 @dataclass(frozen=True)
 class Branches:
     """How the branches of a network are made.

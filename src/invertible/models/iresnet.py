@@ -6,7 +6,6 @@ normalisation, then x + g(x) with Lip(g) < 1; between the stages pixels move int
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -17,7 +16,7 @@ from invertible.errors import ConfigError
 from invertible.flow import Flow, StandardNormal
 from invertible.layers import Squeeze, Standardize, multi_scale
 from invertible.models._flows import as_flow, image_shape, remember, squeezed
-from invertible.models._residual import ActivationName, Bound, Branches, EstimatorName
+from invertible.models._residual import ActivationName, Bound, Branches, EstimatorName, check_counts
 from invertible.models.classifier import Classifier, PoolingHead
 from invertible.reversible import Memory
 
@@ -173,7 +172,7 @@ def iresnet_density(
         torch.Size([5])
     """
     arguments = dict(locals())
-    _check_counts(n_scales=n_scales, n_blocks=n_blocks, hidden=hidden)
+    check_counts(n_scales=n_scales, n_blocks=n_blocks, hidden=hidden)
     shape, branches = image_shape(in_shape, 2**n_scales), Branches(coefficient, activation, bound, estimator)
     levels: list[list[Bijection]] = []
     channels = shape[0]
@@ -250,7 +249,7 @@ def iresnet_table(
         ConfigError: If an argument does not fit.
     """
     arguments = dict(locals())
-    _check_counts(n_dims=n_dims, n_blocks=n_blocks, hidden=min(hidden, default=0))
+    check_counts(n_dims=n_dims, n_blocks=n_blocks, hidden=min(hidden, default=0))
     branches = Branches(coefficient, activation, bound, estimator)
     members = [part for i in range(n_blocks) for part in branches.dense(n_dims, hidden, bool(i))]
     flow = as_flow(Chain(*members, memory=memory), StandardNormal(n_dims), (n_dims,))
@@ -281,9 +280,3 @@ def _check_stages(n_blocks: Sequence[int], hidden: Sequence[int], n_classes: int
         raise ConfigError("the stages of an i-ResNet disagree", expected="one entry per stage in each", got=got)
     if min(*n_blocks, *hidden, n_classes) < 1 or n_pad < 0:
         raise ConfigError("an i-ResNet has an empty part", expected="numbers >= 1, n_pad >= 0", got=got)
-
-
-def _check_counts(**counts: int) -> None:
-    for name, value in counts.items():
-        if value < 1 or not math.isfinite(value):
-            raise ConfigError(f"{name} is out of range", expected="at least 1", got=value)
