@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parents[1] / "src" / "invertible"
 
 # From the top: a module may import from its own row and from those before it, ...
 LAYERS = [
-    ["errors", "_checks", "_console", "_files"],
+    ["errors", "_checks", "_console", "_files", "_tap_points"],
     ["streams", "lattice", "_receipts"],
     ["bijection"],
     ["logdet", "solve", "_batch_norm", "_replay", "_tape", "reversible"],
@@ -28,7 +28,8 @@ LAYERS = [
 ]
 # ... with these exceptions: they may import nothing but what is listed.
 ONLY = {
-    "instruments": {"errors", "_checks", "streams", "bijection", "chain", "logdet", "solve", "lattice", "reversible"},
+    "instruments": {"errors", "_checks", "_console", "_files", "_tap_points"}
+    | {"streams", "bijection", "chain", "logdet", "solve", "lattice", "reversible"},
     "data": {"errors", "_checks", "_console", "_files"},
 }
 RANK = {module: rank for rank, row in enumerate(LAYERS) for module in row}
