@@ -68,6 +68,38 @@ def constraint_of(layer: nn.Module) -> Constraint | None:
     return last if isinstance(last, Constraint) else None
 
 
+def is_plain(module: nn.Module) -> bool:
+    """Whether calling a module is nothing but its class's forward.
+
+    Args:
+        module: Any.
+
+    Returns:
+        Whether it has no hooks and no forward of its own.
+    """
+    return "forward" not in module.__dict__ and not any(_hooks(module))
+
+
+def is_as_attached(layer: nn.Module) -> bool:
+    """Whether calling a layer is nothing but computing with its constrained weight.
+
+    Args:
+        layer: Any module.
+
+    Returns:
+        Whether its class is PyTorch's own, and it has only the hooks of its constraint.
+    """
+    before, after, *others = _hooks(layer)
+    is_own = type(layer).__bases__[0] in LINEAR and "forward" not in layer.__dict__ and not any(others)
+    has_only = tuple(before.values()) == (_enter,) and tuple(after.values()) == (_leave,)
+    return is_own and has_only and constraint_of(layer) is not None
+
+
+def _hooks(module: nn.Module) -> tuple[dict[int, Any], ...]:
+    # Those of before and after the call first.
+    return (module._forward_pre_hooks, module._forward_hooks, module._backward_hooks, module._backward_pre_hooks)
+
+
 def raw_weight(layer: nn.Module) -> Tensor:
     """What the constraint of a layer is applied to.
 

@@ -18,6 +18,7 @@ from torch.utils._pytree import tree_map
 from invertible._checks import can_look, check_n_dims, describe, explained
 from invertible.bijection import Bijection
 from invertible.errors import ConfigError, DtypeError, ShapeError
+from invertible.layers._layered import layered
 from invertible.layers.lipschitz import Certificate, certificate, promised_bound
 from invertible.logdet import AutoLogDet, LogDet, LogDetEstimator, RussianRoulette
 from invertible.solve import FixedPointSolver, SolveReport, solve_residual
@@ -158,7 +159,8 @@ class Residual(Bijection):
     def _estimate(self, x: Tensor, context: Any) -> tuple[Tensor, Tensor]:
         estimator = self.training_logdet if self.training else self.logdet
         bound, p = (None, 2.0) if self.training else self._bound_and_norm(tuple(x.shape[1:]))  # for the bias bound
-        g_x, estimate = estimator(self._function(context), x, bound if p == 2 else None)
+        known = layered(self.network, x) if context is None else None
+        g_x, estimate = estimator(known or self._function(context), x, bound if p == 2 else None)
         if can_look(x):
             self.estimate = dataclasses.replace(estimate, value=estimate.value.detach())
         return g_x, estimate.value

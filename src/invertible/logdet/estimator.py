@@ -13,6 +13,7 @@ from invertible._checks import check_finite, check_floating, describe
 from invertible.errors import ConfigError, RangeError, ShapeError
 from invertible.logdet._linearised import Function, Linearised
 from invertible.logdet._probes import PROBES
+from invertible.logdet.layered import linearised
 
 Gradient = Literal["neumann", "backprop"]
 
@@ -97,7 +98,7 @@ class LogDetEstimator(ABC):
             torch.inference_mode(False),
             torch.set_grad_enabled(wants_graph),
         ):
-            at = Linearised(g, x)
+            at = linearised(g, x)
             with torch.autocast(x.device.type, enabled=False):
                 found = self._estimate(at, lipschitz, generator) if at.like.numel() else _nothing(at)
         check_finite(found.value, "log|det(I + dg/dx)|")
