@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
-import math
-import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from types import UnionType
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Literal, TypeVar, cast
 
 from invertible.errors import DataError
+from invertible.instruments._compare_plot import Curve, draw_compared
+from invertible.instruments._result_json import FORMAT, from_json, read_result, to_json
+from invertible.instruments._write import as_csv, write_whole
+from invertible.instruments.provenance import Provenance
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 Severity = Literal["error", "warning", "note"]
 Row = dict[str, str | int | float | bool | None]
 R = TypeVar("R", bound="Result")
 
-FORMAT = "invertible result 1"
 _RANK = {"error": 0, "warning": 1, "note": 2}
 
 
@@ -50,6 +50,7 @@ class Result(ABC):
 
     Args:
         findings: Worst first, whatever order they come in.
+        provenance: What it was measured with; None if nobody wrote that down. Passed by name.
 
     Example:
         >>> @dataclass(frozen=True)
@@ -62,6 +63,7 @@ class Result(ABC):
     """
 
     findings: tuple[Finding, ...]
+    provenance: Provenance | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         ranked = sorted(self.findings, key=lambda finding: _RANK[finding.severity])
@@ -83,14 +85,67 @@ class Result(ABC):
             The axes.
         """
 
+    @property
+    def curves(self) -> Mapping[str, Curve]:
+        """What `compare` can draw, by name; the first is what it draws unasked. None, unless an instrument has some."""
+        return {}
+
+    @property
+    def is_partial(self) -> bool:
+        """Whether a budget ended the measurement early; `provenance.stopped` tells which."""
+        return self.provenance is not None and bool(self.provenance.stopped)
+
+    def compare(
+        self, *others: Result, labels: Sequence[str] | None = None, curve: str | None = None, ax: Axes | None = None
+    ) -> Axes:
+        """Draw this result and others of its kind on one axes.
+
+        Args:
+            *others: The others.
+            labels: One per result, this one first; None: numbers.
+            curve: Which of `curves`; None: the first.
+            ax: Where; None: on a new figure.
+
+        Returns:
+            The axes.
+
+        Raises:
+            ConfigError: If the kinds differ, one has no such curve, or the labels do not fit.
+        """
+        return draw_compared((self, *others), labels, curve, ax)
+
+    def save_csv(self, path: str | Path) -> None:
+        """Write `table` as a CSV file, whole or not at all.
+
+        Args:
+            path: The file; its folder is made if need be.
+        """
+        write_whole(Path(path), lambda temporary: temporary.write_text(as_csv(self.table), encoding="utf-8"))
+
+    def save_plot(self, path: str | Path, dpi: int = 120) -> None:
+        """Draw `plot` into a picture, whole or not at all.
+
+        Args:
+            path: The file; its suffix (.png, .pdf, .svg) says of which kind.
+            dpi: Pixels per inch.
+        """
+        import matplotlib.pyplot as plt
+
+        figure = cast("Figure", self.plot().figure)
+        try:
+            write_whole(Path(path), lambda temporary: figure.savefig(temporary, dpi=dpi, bbox_inches="tight"))
+        finally:
+            plt.close(figure)
+
     def save(self, path: str | Path) -> None:
         """Write a JSON file, whole or not at all. NaN and infinity become texts, as JSON has no numbers for them.
 
         Args:
             path: The file; its folder is made if need be.
         """
-        content = {"format": FORMAT, "kind": type(self).__name__, "fields": _to_json(self)}
-        _write(Path(path), json.dumps(content, indent=1, allow_nan=False) + "\n")
+        content = {"format": FORMAT, "kind": type(self).__name__, "fields": to_json(self)}
+        text = json.dumps(content, indent=1, allow_nan=False) + "\n"
+        write_whole(Path(path), lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
     @classmethod
     def load(cls: type[R], path: str | Path) -> R:
@@ -105,7 +160,7 @@ class Result(ABC):
         Raises:
             DataError: If the file is missing, corrupt or of another kind.
         """
-        content = _read(Path(path))
+        content = read_result(Path(path))
         kinds = {kind.__name__: kind for kind in _with_subclasses(cls)}
         kind = kinds.get(str(content.get("kind")))
         if kind is None:
@@ -113,7 +168,7 @@ class Result(ABC):
             expected = f"one of {', '.join(sorted(set(kinds) - {'Result'}))}"
             raise DataError(f"{path} is another instrument's", expected=expected, got=content.get("kind"), hint=hint)
         try:
-            return _from_json(content.get("fields"), kind)
+            return from_json(content.get("fields"), kind)
         except (TypeError, ValueError, KeyError) as error:
             raise DataError(f"{path} is corrupt", expected=f"a {kind.__name__}", got=str(error)) from error
 
@@ -122,67 +177,3 @@ def _with_subclasses(kind: type[R]) -> Iterable[type[R]]:
     yield kind
     for subclass in kind.__subclasses__():
         yield from _with_subclasses(subclass)
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(f".partial-{os.getpid()}-{path.name}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-    except OSError as error:
-        hint = "another folder, or its permissions and free space"
-        raise DataError(f"cannot write {path}", got=error.strerror or str(error), hint=hint) from error
-    finally:
-        if temporary.parent.is_dir():
-            temporary.unlink(missing_ok=True)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise DataError(f"cannot read {path}", got=error.strerror, hint="a file that result.save wrote") from error
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{path} is corrupt", expected="JSON", got=str(error)) from error
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        got = content.get("format") if isinstance(content, dict) else type(content).__name__
-        raise DataError(f"{path} holds no result", expected=f"format {FORMAT!r}", got=repr(got))
-    return content
-
-
-def _to_json(value: Any) -> Any:
-    if dataclasses.is_dataclass(value):
-        return {field.name: _to_json(getattr(value, field.name)) for field in dataclasses.fields(value)}
-    if isinstance(value, dict):
-        return {key: _to_json(item) for key, item in value.items()}
-    if isinstance(value, tuple):
-        return [_to_json(item) for item in value]
-    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _from_json(value: Any, kind: Any) -> Any:
-    """Make of a JSON value what the annotation `kind` says, or complain."""  # noqa: DOC201, DOC501
-    origin, args = get_origin(kind), get_args(kind)
-    if dataclasses.is_dataclass(kind):
-        return _dataclass_from_json(value, kind)
-    if origin is tuple and isinstance(value, list):
-        return tuple(_from_json(item, args[0]) for item in value)
-    if origin is dict and isinstance(value, dict):
-        return {key: _from_json(item, args[1]) for key, item in value.items()}
-    if origin in (Union, UnionType):
-        return None if value is None else _from_json(value, next(arg for arg in args if arg is not type(None)))
-    if kind is float and (value in ("nan", "inf", "-inf") or type(value) in (int, float)):
-        return float(value)
-    if value in args if origin is Literal else type(value) is kind:
-        return value
-    raise TypeError(f"{value!r} where {kind} should be")
-
-
-def _dataclass_from_json(value: Any, kind: Any) -> Any:
-    hints = get_type_hints(kind)
-    names = {field.name for field in dataclasses.fields(kind)}
-    if not isinstance(value, dict) or set(value) != names:
-        got = sorted(value) if isinstance(value, dict) else value
-        raise TypeError(f"{got!r} where the fields of {kind.__name__} should be")
-    return kind(**{name: _from_json(value[name], hints[name]) for name in names})

@@ -15,11 +15,13 @@ from invertible.bijection import Bijection
 from invertible.errors import ConfigError, ContextError, DtypeError, ShapeError
 from invertible.instruments import _reversal_findings
 from invertible.instruments._blocks import Block
+from invertible.instruments._compare_plot import Curve
 from invertible.instruments._drift import Prediction, Run, drift
 from invertible.instruments._flat import flatten
 from invertible.instruments._lipschitz import MIN_ITERATIONS
 from invertible.instruments._local import Local, Options
 from invertible.instruments._reversal_plot import draw
+from invertible.instruments.provenance import Fingerprint, Stopwatch, provenance
 from invertible.instruments.result import Result, Row
 
 if TYPE_CHECKING:
@@ -55,6 +57,14 @@ class Reversibility(Result):
     def table(self) -> list[Row]:
         """One row per block: the fields of `Block`, then those of `Drift` with the dtype before their name."""
         return [block.row() for block in self.blocks]
+
+    @property
+    def curves(self) -> dict[str, Curve]:
+        """The measured error (relative, root mean square) before each block, for each dtype."""
+        depth = tuple(float(i) for i in range(len(self.blocks)))
+        labels = "before block", "relative error of the reconstruction"
+        errors = {dtype: tuple(block.drift[dtype].error_rms for block in self.blocks) for dtype in self.dtypes}
+        return {dtype: Curve(depth, error, *labels, log=True) for dtype, error in errors.items()}
 
     def first_broken(self, dtype: str) -> str | None:
         """Name the block at which the inversion, which runs from the last block to the first, breaks.
@@ -151,6 +161,8 @@ def reversibility(
         Block 1's inverse expands 403-fold (AffineCoupling): exploding inverse; bound the scale more tightly ...
     """
     _check(chain, x, context, dtypes, tolerance, n_iterations, lipschitz_tolerance)
+    watch, fingerprint = Stopwatch(), Fingerprint()
+    fingerprint.add((x,))
     with _undisturbed(x):
         reference = _reference(chain, x, context)
         runs = [Run(chain, x, context, _DTYPES[dtype]) for dtype in dtypes]
@@ -161,7 +173,10 @@ def reversibility(
         can_be_exact = all(step.bijection.keeps_lattice for step in steps)
         found = _reversal_findings.findings_of(blocks, dtypes, tolerance, is_exact, can_be_exact)
     is_training = any(module.training for module in chain.modules())
-    return Reversibility(found, blocks, tuple(dtypes), float(tolerance), is_exact, is_training, len(x), seed)
+    origin = provenance(chain, watch, seed=seed, data=fingerprint.digest(), n_examples=len(x))
+    return Reversibility(
+        found, blocks, tuple(dtypes), float(tolerance), is_exact, is_training, len(x), seed, provenance=origin
+    )
 
 
 def _measure(reference: Run, runs: dict[str, Run], options: Options) -> tuple[Block, ...]:

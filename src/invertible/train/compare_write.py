@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from pathlib import Path
 from typing import Any
 
@@ -21,24 +19,8 @@ def write_comparison(comparison: Comparison, folder: Path) -> None:
         folder: Where to.
     """
     comparison.save(folder / f"{RESULT}.json")
-    write_text(folder / f"{RESULT}.csv", as_csv(comparison))
+    comparison.save_csv(folder / f"{RESULT}.csv")
     write_text(folder / f"{RESULT}.md", as_markdown(comparison))
-
-
-def as_csv(comparison: Comparison) -> str:
-    """The table with all digits.
-
-    Args:
-        comparison: What was found.
-
-    Returns:
-        One line per row, with a head.
-    """
-    rows, text = comparison.table, io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({key: "" if value is None else value for key, value in row.items()} for row in rows)
-    return text.getvalue()
 
 
 def as_markdown(comparison: Comparison) -> str:
