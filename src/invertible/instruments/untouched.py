@@ -7,13 +7,16 @@ import sys
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 from torch._C._autograd import _unsafe_set_version_counter
 
+from invertible.errors import ConfigError
 from invertible.instruments._unwrap import eager, unwrap
+
+Mode = Literal["as is", "train", "eval"]
 
 _CONTAINERS = (dict, OrderedDict, list, set, deque)
 
@@ -184,3 +187,33 @@ def _keep_gradients(model: nn.Module) -> Callable[[], None]:
             parameter.grad = gradient
 
     return restore
+
+
+@contextmanager
+def measuring(model: nn.Module, mode: Mode = "as is") -> Iterator[nn.Module]:
+    """Measure without gradients: `untouched`, `torch.no_grad()`, and the mode that is asked for.
+
+    Args:
+        model: Any module.
+        mode: "train", "eval", or "as is".
+
+    Yields:
+        The network itself.
+
+    Raises:
+        ConfigError: If there is no such mode.
+
+    Example:
+        >>> network = nn.Dropout()
+        >>> with measuring(network, "eval") as inside:
+        ...     print(inside.training)
+        False
+        >>> network.training
+        True
+    """
+    if mode not in get_args(Mode):
+        raise ConfigError("unknown mode", expected=" or ".join(map(repr, get_args(Mode))), got=repr(mode))
+    with untouched(model) as network, torch.no_grad():
+        if mode != "as is":
+            network.train(mode == "train")
+        yield network
