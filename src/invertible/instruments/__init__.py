@@ -1,6 +1,33 @@
 """Instruments: functions that measure a network and leave it as it was."""
 
+from invertible.instruments._batch import Batch
+from invertible.instruments.provenance import Provenance
+from invertible.instruments.registry import INSTRUMENTS, Instrument, instrument
 from invertible.instruments.result import Finding, Result
 from invertible.instruments.reversibility import Reversibility, reversibility
+from invertible.instruments.signal_propagation import SignalPropagation, signal_propagation
+from invertible.instruments.signal_recorder import SignalHistory, SignalPropagationRecorder
+from invertible.instruments.taps import Heard, Tap, find_taps, listen
+from invertible.instruments.untouched import measuring, untouched
 
-__all__ = ["Finding", "Result", "Reversibility", "reversibility"]
+__all__ = [
+    "INSTRUMENTS",
+    "Batch",
+    "Finding",
+    "Heard",
+    "Instrument",
+    "Provenance",
+    "Result",
+    "Reversibility",
+    "SignalHistory",
+    "SignalPropagation",
+    "SignalPropagationRecorder",
+    "Tap",
+    "find_taps",
+    "instrument",
+    "listen",
+    "measuring",
+    "reversibility",
+    "signal_propagation",
+    "untouched",
+]

@@ -23,6 +23,8 @@ SECONDS_UNSEEN = 2.0
 class Feed:
     """Batches for an instrument: where the network is, checked, counted, and no more than the budget allows.
 
+    Make it inside `measuring` or `untouched`: loaders draw from the global random state, which these restore.
+
     Args:
         name: The instrument's, for messages and the bar.
         model: The network that is measured.
@@ -48,6 +50,7 @@ class Feed:
         NonFiniteError: If a batch holds NaN or infinity.
 
     Example:
+        >>> import torch
         >>> feed = Feed("an example", nn.Linear(2, 3), [torch.zeros(4, 2), torch.ones(4, 2)], batches=1)
         >>> [batch.n_examples for batch in feed], feed.stopped
         ([4], 'batches=1 of 2')
