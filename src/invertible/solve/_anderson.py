@@ -10,11 +10,16 @@ Source: Tang, Xu, He, Saad and Xi 2024, "Anderson acceleration with truncated Gr
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 from torch import Tensor
 
 _DEPENDENT = 1e-3
 """Below this part of a difference being new, it is rounding that would be scaled up."""
+
+_MEMORY = 3
+"""Two give the full method's steps for a symmetric linear map, one more allows for rounding and curvature."""
 
 
 class Anderson:
@@ -22,7 +27,7 @@ class Anderson:
 
     Args:
         like: Shape (batch, size).
-        memory: How many to keep.
+        memory: How many to keep; None: 3.
 
     Attributes:
         growth: A step that makes the residual grow by more is to be taken back.
@@ -30,11 +35,9 @@ class Anderson:
 
     growth = 1.0
 
-    def __init__(self, like: Tensor, memory: int) -> None:
-        n, size = like.shape
-        self._residuals = like.new_empty(n, memory, size)  # orthonormal for each sample, or zero
-        self._points = like.new_empty(n, memory, size)
-        self._newest, self._n_kept = -1, 0
+    def __init__(self, like: Tensor, memory: int | None) -> None:
+        self._memory = memory or _MEMORY
+        self._kept: list[tuple[Tensor, Tensor]] = []  # of r (orthonormal, or zero) and of z; oldest first
         self._step: tuple[Tensor, Tensor] | None = None
 
     def learn(self, dx: Tensor, dz: Tensor) -> None:
@@ -42,15 +45,15 @@ class Anderson:
 
         Args:
             dx: Difference of two points, shape (batch, size).
-            dz: Difference of their z.
+            dz: Difference of their z. Both are written over later.
         """
         self._step = dx, dz
 
     def propose(self, z: Tensor, r: Tensor) -> Tensor:
         """The next point.
 
-        What is new and where to go need the same products with what is kept: one pass over it serves both, which is
-        most of the time where g is small.
+        Where g is small this is most of the time; passes over few whole vectors, in place, are faster than products
+        of small matrices, one for each sample.
 
         Args:
             z: The plain iteration's next point, shape (batch, size).
@@ -61,27 +64,25 @@ class Anderson:
         """
         if self._step is None:
             return z
-        (dx, dz), memory = self._step, self._residuals.shape[1]
-        self._newest = (self._newest + 1) % memory
-        if self._n_kept == memory:  # the oldest makes room first, else the new one is made orthogonal to it in vain
-            self._residuals[:, self._newest] = 0
-        residuals, points = torch.stack([dz - dx, r], dim=1), torch.stack([dz, z], dim=1)
-        size = torch.linalg.vector_norm(residuals[:, 0], dim=1)
-        if self._n_kept:
-            old = self._residuals[:, : self._n_kept]
-            shares = residuals @ old.mT
-            residuals[:, :1].baddbmm_(shares[:, :1], old, alpha=-1)
-            points.baddbmm_(shares, self._points[:, : self._n_kept], alpha=-1)
-        self._n_kept = min(self._n_kept + 1, memory)
-        return self._add(residuals, points, size)
+        dx, dz = self._step
+        if len(self._kept) == self._memory:  # room first, else the new one is made orthogonal to it in vain
+            self._kept.pop(0)
+        self._kept.append(self._orthogonal(torch.sub(dz, dx, out=dx), dz))
+        x = z
+        for residual, point in self._kept:
+            gamma = torch.linalg.vecdot(r, residual).unsqueeze(1)
+            x = torch.addcmul(z, gamma, point, value=-1) if x is z else x.addcmul_(gamma, point, value=-1)
+        return x
 
-    def _add(self, residuals: Tensor, points: Tensor, size: Tensor) -> Tensor:
-        new = torch.linalg.vector_norm(residuals[:, 0], dim=1)
-        factor = torch.where(new > _DEPENDENT * size, 1 / new, 0.0).unsqueeze(1)
-        direction = torch.mul(residuals[:, 0], factor, out=self._residuals[:, self._newest])
-        point = torch.mul(points[:, 0], factor, out=self._points[:, self._newest])
-        gamma = torch.linalg.vecdot(residuals[:, 1], direction).unsqueeze(1)
-        return torch.addcmul(points[:, 1], gamma, point, value=-1)
+    def _orthogonal(self, dr: Tensor, dz: Tensor) -> tuple[Tensor, Tensor]:
+        size = torch.linalg.vector_norm(dr, dim=1, keepdim=True)
+        for residual, point in self._kept:
+            share = torch.linalg.vecdot(dr, residual).unsqueeze(1)
+            dr.addcmul_(share, residual, value=-1)
+            dz.addcmul_(share, point, value=-1)
+        new = torch.linalg.vector_norm(dr, dim=1, keepdim=True) if self._kept else size
+        factor = torch.where(new > _DEPENDENT * size, 1 / new, 0.0)
+        return dr.mul_(factor), dz.mul_(factor)
 
     def forget(self, rows: Tensor) -> None:
         """Drop what is kept of some samples.
@@ -89,11 +90,8 @@ class Anderson:
         Args:
             rows: Which, boolean, shape (batch,).
         """
-        self._residuals[rows] = 0
-        self._points[rows] = 0
-        if self._step is not None:
-            self._step = self._step[0].clone(), self._step[1].clone()
-            self._step[0][rows], self._step[1][rows] = 0, 0
+        for part in itertools.chain(*self._kept, self._step or ()):
+            part[rows] = 0
 
     def keep(self, rows: Tensor) -> None:
         """Go on with some of the samples only.
@@ -101,7 +99,6 @@ class Anderson:
         Args:
             rows: Their indices.
         """
-        self._residuals = self._residuals.index_select(0, rows)
-        self._points = self._points.index_select(0, rows)
+        self._kept = [(r.index_select(0, rows), z.index_select(0, rows)) for r, z in self._kept]
         if self._step is not None:
             self._step = self._step[0].index_select(0, rows), self._step[1].index_select(0, rows)

@@ -8,13 +8,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+_MEMORY = 5
+
 
 class Broyden:
     """The estimate -1 + sum_j u_j v_j^T of the inverse Jacobian of r = y - g(x) - x.
 
     Args:
         like: Shape (batch, size).
-        memory: How many outer products to keep; the newest takes the place of the oldest.
+        memory: How many outer products to keep; the newest takes the place of the oldest. None: 5.
 
     Attributes:
         growth: A step that makes the residual grow by more is to be taken back; this method's residuals go up and down.
@@ -22,8 +24,8 @@ class Broyden:
 
     growth = 2.0
 
-    def __init__(self, like: Tensor, memory: int) -> None:
-        n, size = like.shape
+    def __init__(self, like: Tensor, memory: int | None) -> None:
+        (n, size), memory = like.shape, memory or _MEMORY
         self._u, self._v = like.new_empty(n, memory, size), like.new_empty(n, memory, size)
         self._n_kept = 0
         self._newest = -1

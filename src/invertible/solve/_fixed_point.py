@@ -44,7 +44,7 @@ class FixedPoint:
         self._strikes = np.zeros(n, np.int64)
         self._has_settled = np.zeros(n, np.bool_)  # whose steps are plain ones from now on
         self._is_plain = np.full(n, solver.method == "plain")  # whose next step is
-        self._acceleration = _ACCELERATIONS[solver.method](y, solver.memory) if solver.method != "plain" else None
+        self._acceleration = None if solver.method == "plain" else _ACCELERATIONS[solver.method](y, solver.memory)
         self._outcome = Outcome.like(y)
         self._y, self._units = y, None
 
@@ -123,15 +123,17 @@ class FixedPoint:
     def _conclude(self, verdict: Verdict, point: Point, has_grown: Bools) -> None:
         """Raise what is to be raised, and write down the rows that are done."""
         self._verdict, is_open = verdict, ~self._is_done
-        wrong: dict[Failure, Bools] = {
-            "infinite": ~np.isfinite(point.size), "steep": verdict.is_steep, "stuck": verdict.is_stuck
-        }  # fmt: skip
-        for kind, rows in wrong.items():
-            if (rows & is_open).any():
-                self._fail(kind, rows & is_open, point.size)
+        is_infinite = ~np.isfinite(point.size)
+        if ((is_infinite | verdict.is_steep | verdict.is_stuck) & is_open).any():
+            self._explain({"infinite": is_infinite, "steep": verdict.is_steep, "stuck": verdict.is_stuck}, point.size)
         new = np.flatnonzero(verdict.is_done & is_open)
         if len(new):
             self._write(new, verdict, point)
+
+    def _explain(self, wrong: dict[Failure, Bools], size: Floats) -> None:
+        for kind, rows in wrong.items():
+            if (rows & ~self._is_done).any():
+                self._fail(kind, rows & ~self._is_done, size)
 
     def _write(self, new: Ints, verdict: Verdict, point: Point) -> None:
         of, rows = torch.from_numpy(new).to(self._device), self._rows[new]

@@ -27,7 +27,8 @@ class FixedPointSolver:
             x (root mean square as well). With a Lipschitz constant it is the guaranteed error that must get this small,
             else the residual. None: as far as the numbers' precision goes.
         max_evaluations: Of g, in one solve.
-        memory: How many directions "anderson" and "broyden" remember; each takes two copies of y.
+        memory: How many directions "anderson" and "broyden" remember; each takes two copies of y. None: 3 and 5, where
+            more was measured to save next to nothing.
         compact: Whether g is called on the unfinished rows of the batch only. False: always on all rows, for a g that
             is no function of single rows.
 
@@ -45,7 +46,7 @@ class FixedPointSolver:
     method: Method = "anderson"
     tolerance: float | None = None
     max_evaluations: int = 1000
-    memory: int = 5
+    memory: int | None = None
     compact: bool = True
 
     def __post_init__(self) -> None:
@@ -56,6 +57,8 @@ class FixedPointSolver:
             raise ConfigError("tolerance out of range", expected="a positive number", got=self.tolerance, hint=hint)
         for name in ("max_evaluations", "memory"):
             value = getattr(self, name)
+            if value is None and name == "memory":
+                continue
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ConfigError(f"{name} out of range", expected="a whole number of at least 1", got=value)
 
