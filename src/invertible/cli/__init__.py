@@ -12,6 +12,7 @@ from typing import Any
 from invertible.cli._compare import add_compare, add_recipes, compare
 from invertible.cli._compare import recipes as _recipes
 from invertible.cli._flows import add_sample, add_score, sample, score
+from invertible.cli._measure import add_checkup, add_measure, checkup, measure
 from invertible.cli._show import check_data_dir, check_picture, show, show_table
 from invertible.errors import InvertibleError
 
@@ -30,6 +31,8 @@ EPILOG = """examples:
   invertible score runs/moons points.csv                 how likely are these? outliers first
   invertible encode runs/demo cat.png --out cat.safetensors   a picture as an exact network's representation
   invertible decode runs/demo cat.safetensors --out cat.png   and back: every pixel the same, or an error
+  invertible measure signal_propagation my_package.nets:resnet --data 16,3,32,32   mean and variance, block by block
+  invertible checkup runs/demo                           what the instruments find, worst first
 
 `invertible COMMAND --help` tells more. INVERTIBLE_TRACEBACK=1 shows where an error came from."""
 
@@ -62,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     parser = _parser()
     options, rest = parser.parse_known_args(arguments)
-    if rest and options.command not in {"train", "compare"}:
+    if rest and options.command not in {"train", "compare", "measure"}:
         parser.error(f"unknown arguments: {' '.join(rest)} (see `invertible {options.command} --help`)")
     try:
         options.run(options, rest)
@@ -116,6 +119,8 @@ def _parser() -> argparse.ArgumentParser:
     decode.add_argument("folder", type=Path, metavar="RUN", help="the run it was encoded with")
     decode.add_argument("file", type=Path, metavar="FILE", help="what `invertible encode` wrote")
     decode.add_argument("-o", "--out", type=Path, required=True, help="the picture to write: NAME.png or NAME.tif")
+    add_measure(add("measure", measure, "run one instrument on a run or on a network of yours", False))
+    add_checkup(add("checkup", checkup, "run the instruments that fit a budget: what is wrong, worst first"))
     add_compare(add("compare", compare, "train a table of recipes over seeds, ours beside the paper's figures"))
     add_recipes(
         add("recipes", _recipes, "list what can be trained and reproduced: recipes, tables, ours and the papers'")

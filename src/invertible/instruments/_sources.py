@@ -61,22 +61,21 @@ def open_source(data: Any, seed: int) -> tuple[Callable[[], Iterator[Any]], int 
     if gather is not None:
         n = len(data)
         return lambda: _shuffled(gather, n, seed), -(-n // BATCH_SIZE)
-    is_refused = isinstance(data, str | bytes | nn.Module | type | IterableDataset) or _is_array(data)
-    if _is_iterable(data) and not is_refused:
-        return lambda: iter(data), _length(data)
-    if callable(data) and not is_refused:
-        return lambda: iter(data()), None
-    expected = "a tensor, a shape for noise, a batch, an iterable of batches, or a data set"
-    hint = "torch.as_tensor(array) of an array; DataLoader(dataset, batch_size=64) of single examples"
-    raise DtypeError("data of an unknown kind", expected=expected, got=describe(data), hint=hint)
+    if _is_refused(data):
+        expected = "a tensor, a shape for noise, a batch, an iterable of batches, or a data set"
+        hint = "torch.as_tensor(array) of an array; DataLoader(dataset, batch_size=64) of single examples"
+        raise DtypeError("data of an unknown kind", expected=expected, got=describe(data), hint=hint)
+    return (lambda: iter(data), _length(data)) if _is_iterable(data) else (lambda: iter(data()), None)
 
 
 def _is_iterable(data: Any) -> bool:
     return isinstance(data, Iterable)
 
 
-def _is_array(data: Any) -> bool:
-    return type(data).__module__.split(".")[0] in ("numpy", "pandas", "PIL")
+def _is_refused(data: Any) -> bool:
+    is_array = type(data).__module__.split(".")[0] in ("numpy", "pandas", "PIL")
+    is_wrong = isinstance(data, str | bytes | nn.Module | type | IterableDataset)
+    return is_array or is_wrong or not (isinstance(data, Iterable) or callable(data))
 
 
 def _gather(data: Any) -> Gather | None:

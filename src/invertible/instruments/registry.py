@@ -26,12 +26,16 @@ class Instrument:
             (model, data, **options); what takes data takes the options seconds, batches, seed, quiet.
         about: What it measures, in one line.
         needs: "data"; "labels" with them; "chain", an invertible part in the network.
+        n_passes: About how many forward passes of a batch it takes at least; `checkup` leaves out what takes too long.
+        has_budget: Whether it stops early for `seconds`.
     """
 
     name: str
     where: str
     about: str
     needs: frozenset[Need] = frozenset({"data"})
+    n_passes: int = 2
+    has_budget: bool = True
 
     @property
     def function(self) -> Callable[..., Result]:
@@ -80,6 +84,8 @@ _ALL = (
         "_chain_of:reversibility_of",
         "where an invertible network's inverse loses the input",
         frozenset({"data", "chain"}),
+        n_passes=300,
+        has_budget=False,
     ),
     Instrument(
         "signal_propagation",
