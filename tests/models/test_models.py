@@ -18,6 +18,8 @@ CASES = {
     "resnet-imagenet": lambda: resnet(IN_SHAPE, N_CLASSES, channels=(4, 8), block="bottleneck", stem="imagenet",
                                       shortcut="projection", **STAGES),
     "resnet-preact": lambda: resnet(IN_SHAPE, N_CLASSES, channels=(4, 8), block="preact-bottleneck", **STAGES),
+    "resnet-relu-bn": lambda: resnet(IN_SHAPE, N_CLASSES, channels=(4, 8), block="preact-basic", order="relu-bn",
+                                     initial="fan_in", **STAGES),
     "revnet-basic": lambda: revnet(IN_SHAPE, N_CLASSES, channels=(8, 12), **STAGES),
     "revnet-bottleneck": lambda: revnet(IN_SHAPE, N_CLASSES, channels=(4, 8), block="bottleneck", **STAGES),
 }  # fmt: skip

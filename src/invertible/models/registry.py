@@ -27,13 +27,18 @@ _FILES = {
         *("iresnet_density_digits", "iresnet_density_fashion_mnist", "iresnet_table", "iresnet_2d"),
     ),
     "irevnet": ("irevnet", "irevnet_a", "irevnet_b", "irevnet_digits", "irevnet_fashion_mnist"),
+    "nf_regnet": ("nf_regnet", *(f"nf_regnet_b{k}" for k in range(6))),
+    "nf_resnet": ("nf_resnet", *(f"nf_resnet{depth}" for depth in (50, 101, 152, 200, 288, 600))),
     "nice": ("nice", "nice_digits", "nice_fashion_mnist"),
     "realnvp": ("realnvp", "realnvp_table", "realnvp_2d", "realnvp_digits", "realnvp_fashion_mnist"),
     "residual_flow": (
         *("residual_flow", "residual_flow_digits", "residual_flow_fashion_mnist"),
         *("residual_flow_table", "residual_flow_2d"),
     ),
-    "resnet": ("resnet", *(f"resnet{depth}" for depth in (18, 34, 50, 101, 152, 20, 32, 44, 56, 110, 164))),
+    "resnet": (
+        *("resnet", *(f"resnet{depth}" for depth in (18, 34, 50, 101, 152, 20, 32, 44, 56, 110, 164))),
+        "preact_resnet600",
+    ),
     "revnet": ("revnet", *(f"revnet{depth}" for depth in (38, 110, 164, 56, 104))),
     "spline_flow": ("spline_flow", "spline_flow_digits"),
 }

@@ -4,6 +4,9 @@ A block adds to a shortcut S of its input what a small network F makes of it: y 
 S is the identity, save where the shape changes: there it is a strided 1x1 convolution ("projection", the
 paper's option B) or subsampling with channels of zeros appended ("padding", its option A). In the
 pre-activation form (He et al. 2016b) BatchNorm and ReLU precede each convolution of F, and y = S(x) + F(x).
+
+For looking at signals there are pre-activation networks with another order, or without BatchNorm or ReLU, and with
+initial weights by fan-in (Brock, De and Smith 2021, section 3 and figures 1 and 2).
 """
 
 from __future__ import annotations
@@ -13,12 +16,15 @@ from typing import Literal, get_args
 
 from torch import Tensor, nn
 
+from invertible._tap_points import TapPoints
 from invertible.errors import ConfigError
 from invertible.models.classifier import PoolingHead, check_input
 
 Block = Literal["basic", "bottleneck", "preact-basic", "preact-bottleneck"]
 Stem = Literal["cifar", "imagenet"]
 Shortcut = Literal["projection", "padding"]
+Order = Literal["bn-relu", "relu-bn", "relu", "bn"]
+Initial = Literal["fan_out", "fan_in"]
 
 
 class ResNet(nn.Module):
@@ -85,6 +91,14 @@ class ResidualBlock(nn.Module):
         z = self.before(x)
         return self.after(self.shortcut(z) + self.residual(z))
 
+    def tap_points(self) -> TapPoints:
+        """Where instruments listen.
+
+        Returns:
+            The end of F. Theory has no expectation that would hold for every order and every first weight.
+        """
+        return TapPoints("residual")
+
 
 class PaddedShortcut(nn.Module):
     """Every stride-th pixel, with channels of zeros appended. No parameters.
@@ -122,6 +136,8 @@ def resnet(
     block: Block = "basic",
     stem: Stem = "cifar",
     shortcut: Shortcut = "padding",
+    order: Order = "bn-relu",
+    initial: Initial = "fan_out",
 ) -> ResNet:
     """A ResNet of any size; the default is ResNet-20 for CIFAR-10.
 
@@ -137,6 +153,10 @@ def resnet(
         block: "basic" (two 3x3) or "bottleneck" (1x1, 3x3, 1x1), each also with pre-activation.
         stem: "cifar" (one 3x3) or "imagenet" (7x7 with stride 2, then max-pooling with stride 2).
         shortcut: "projection" or "padding", where the shape changes.
+        order: What precedes each convolution of a pre-activation block, and the head: "bn-relu", "relu-bn", "relu"
+            alone (no normalisation), "bn" alone (a linear network but for its statistics).
+        initial: Variance of the first weights: 2 / fan-out, as usual, or by fan-in: 2 / fan-in behind a ReLU,
+            1 / fan-in behind BatchNorm, so that each convolution keeps the second moment.
 
     Returns:
         The network.
@@ -152,16 +172,23 @@ def resnet(
     """
     check_plan("resnet", in_shape, n_classes, n_blocks=n_blocks, channels=channels, strides=strides)
     check_choices("resnet", block=(block, Block), stem=(stem, Stem), shortcut=(shortcut, Shortcut))
+    check_choices("resnet", order=(order, Order), initial=(initial, Initial))
     n_in, stages, is_preact = channels[0], nn.Sequential(), block.startswith("preact-")
+    if not is_preact and order != "bn-relu":
+        hint = "block='preact-basic' or 'preact-bottleneck'"
+        raise ConfigError("only pre-activation blocks have an order", expected="bn-relu", got=order, hint=hint)
     for n, width, stride in zip(n_blocks, channels, strides, strict=True):
         stage = nn.Sequential()
         for i in range(n):
             is_first = len(stages) == 0 and i == 0
-            stage.append(_block(n_in, width, stride if i == 0 else 1, block, shortcut, is_first))
+            stage.append(_block(n_in, width, stride if i == 0 else 1, block, shortcut, is_first, order))
             n_in = n_features(width, block)
         stages.append(stage)
-    head = PoolingHead(n_in, n_classes) if is_preact else _plain_head(n_in, n_classes)
-    return ResNet(make_stem(in_shape[0], channels[0], stem, activate=not is_preact), stages, head, in_shape)
+    head = _head(n_in, n_classes, order) if is_preact else _plain_head(n_in, n_classes)
+    net = ResNet(make_stem(in_shape[0], channels[0], stem, activate=not is_preact), stages, head, in_shape)
+    if initial == "fan_in":
+        initialise_by_fan_in(net, follows_relu=order.endswith("relu"))
+    return net
 
 
 def resnet18(n_classes: int = 1000) -> ResNet:
@@ -225,6 +252,17 @@ def resnet164(n_classes: int = 10) -> ResNet:
     return resnet(n_classes=n_classes, n_blocks=(18, 18, 18), block="preact-bottleneck", shortcut="projection")
 
 
+def preact_resnet600(n_classes: int = 1000, order: Order = "bn-relu") -> ResNet:
+    """Return the twin of NF-ResNet-600 with BatchNorm, another order or neither, for images of shape (3, 224, 224).
+
+    300,639,016 parameters with BatchNorm, weights by fan-in. Without it ("relu") the variance doubles in each
+    block: activations still fit float32, their squares do not.
+    """
+    channels, strides = (64, 128, 256, 512), (1, 2, 2, 2)
+    block, shape, depths = "preact-bottleneck", (3, 224, 224), (50, 50, 50, 50)
+    return resnet(shape, n_classes, depths, channels, strides, block, "imagenet", "projection", order, "fan_in")
+
+
 def _imagenet(n_classes: int, n_blocks: Sequence[int], block: Block) -> ResNet:
     channels, strides = (64, 128, 256, 512), (1, 2, 2, 2)
     return resnet((3, 224, 224), n_classes, n_blocks, channels, strides, block, "imagenet", "projection")
@@ -278,19 +316,34 @@ def initialise(model: nn.Module) -> None:
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
 
+def initialise_by_fan_in(model: nn.Module, follows_relu: bool) -> None:
+    """Draw every convolution's weights so that it keeps the second moment of its input.
+
+    Args:
+        model: The network.
+        follows_relu: Whether ReLUs feed the convolutions: variance 2 / fan-in, else 1 / fan-in. The first convolution
+            gets the image: 1 / fan-in.
+    """
+    convolutions = [module for module in model.modules() if isinstance(module, nn.Conv2d)]
+    for i, conv in enumerate(convolutions):
+        nn.init.kaiming_normal_(conv.weight, nonlinearity="relu" if follows_relu and i else "linear")
+
+
 def convolution(n_in: int, n_out: int, size: int, stride: int = 1) -> nn.Conv2d:
     """Return a convolution without bias that keeps the spatial size, divided by the stride and rounded up."""
     return nn.Conv2d(n_in, n_out, size, stride=stride, padding=size // 2, bias=False)
 
 
-def activation(n_channels: int) -> list[nn.Module]:
-    """Return BatchNorm and ReLU."""
-    return [nn.BatchNorm2d(n_channels), nn.ReLU(inplace=True)]
+def activation(n_channels: int, order: Order = "bn-relu") -> list[nn.Module]:
+    """Return BatchNorm and ReLU, in another order, or one of them."""
+    # A ReLU that comes first must not overwrite: its input is the shortcut too.
+    relu = nn.ReLU(inplace=order == "bn-relu")
+    return [nn.BatchNorm2d(n_channels) if part == "bn" else relu for part in order.split("-")]
 
 
-def preactivated(*convolutions: nn.Conv2d) -> list[nn.Module]:
+def preactivated(*convolutions: nn.Conv2d, order: Order = "bn-relu") -> list[nn.Module]:
     """Return the convolutions, each behind BatchNorm and ReLU."""
-    return [layer for conv in convolutions for layer in (*activation(conv.in_channels), conv)]
+    return [layer for conv in convolutions for layer in (*activation(conv.in_channels, order), conv)]
 
 
 def make_stem(n_in: int, n_out: int, stem: Stem, activate: bool = True) -> nn.Sequential:
@@ -305,17 +358,25 @@ def n_features(width: int, block: str) -> int:
     return 4 * width if block.endswith("bottleneck") else width
 
 
+def _head(n_channels: int, n_classes: int, order: Order) -> nn.Sequential:
+    if order == "bn-relu":
+        return PoolingHead(n_channels, n_classes)
+    return nn.Sequential(*activation(n_channels, order), *_plain_head(n_channels, n_classes))
+
+
 def _plain_head(n_channels: int, n_classes: int) -> nn.Sequential:
     return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(n_channels, n_classes))
 
 
-def _block(n_in: int, width: int, stride: int, block: Block, shortcut: Shortcut, is_first: bool) -> ResidualBlock:
+def _block(
+    n_in: int, width: int, stride: int, block: Block, shortcut: Shortcut, is_first: bool, order: Order
+) -> ResidualBlock:
     convolutions = _convolutions(n_in, width, stride, block)
     path = _shortcut(n_in, n_features(width, block), stride, shortcut)
     if block.startswith("preact-"):
         # He et al. 2016b: the first activation of all, and one before a change of shape, feed S too.
-        n_shared = 2 if is_first or not isinstance(path, nn.Identity) else 0
-        layers = preactivated(*convolutions)
+        n_shared = len(order.split("-")) if is_first or not isinstance(path, nn.Identity) else 0
+        layers = preactivated(*convolutions, order=order)
         before, residual = nn.Sequential(*layers[:n_shared]), nn.Sequential(*layers[n_shared:])
         return ResidualBlock(residual, path, before, nn.Identity())
     if isinstance(path, nn.Conv2d):
