@@ -19,7 +19,8 @@ _DEPENDENT = 1e-3
 """Below this part of a difference being new, it is rounding that would be scaled up."""
 
 _MEMORY = 3
-"""Two give the full method's steps for a symmetric linear map, one more allows for rounding and curvature."""
+"""Measured: 2 take up to 2.6 times as many evaluations on symmetric maps; 5 save at most a tenth, on such maps of norm
+0.97 in float32, and nothing to speak of elsewhere."""
 
 
 class Anderson:

@@ -27,8 +27,7 @@ class FixedPointSolver:
             x (root mean square as well). With a Lipschitz constant it is the guaranteed error that must get this small,
             else the residual. None: as far as the numbers' precision goes.
         max_evaluations: Of g, in one solve.
-        memory: How many directions "anderson" and "broyden" remember; each takes two copies of y. None: 3 and 5, where
-            more was measured to save next to nothing.
+        memory: How many directions "anderson" and "broyden" remember; each takes two copies of y. None: 3 and 5.
         compact: Whether g is called on the unfinished rows of the batch only. False: always on all rows, for a g that
             is no function of single rows.
 
