@@ -53,7 +53,21 @@ def deviations(jacobian: Tensor, u: Tensor) -> Tensor:
         >>> deviations(torch.tensor([[0.1, 0.0], [0.2, 0.3]]), u).sum().abs().item() < 1e-6
         True
     """
-    total, power = torch.zeros_like(jacobian), jacobian
-    for k in range(1, _N_TERMS + 1):  # M need not be near, it is the better for it
-        total, power = total - (-1) ** k / k * power, power @ jacobian
+    total = log1p_series(jacobian)
     return ((u @ total) * u).sum(dim=-1) - total.trace()
+
+
+def log1p_series(jacobian: Tensor) -> Tensor:
+    """What stands for log(I + J) in a control variate; it need not be near, it is the better for it.
+
+    Args:
+        jacobian: J, shape (dimension, dimension).
+
+    Returns:
+        The first terms of the power series, the same shape.
+    """
+    total, power = jacobian, jacobian
+    for k in range(2, _N_TERMS + 1):
+        power = power @ jacobian
+        total = total - (-1) ** k / k * power
+    return total

@@ -53,7 +53,7 @@ def arnoldi(at: Linearised, u: Tensor, counts: tuple[int, ...], keep_graph: bool
     for n, n_next in pairwise((*counts, 0)):
         pulled = at.pull(basis[-1][:n], create_graph=keep_graph)
         spanned = torch.stack([q[:n] for q in basis], dim=-2)
-        column = (spanned @ pulled[..., None])[..., 0]
+        column = _coordinates(pulled, spanned)
         if n_next < n:
             needs_solution = at.has_graph and not keep_graph
             levels.append(_level(length[:n], spanned, _hessenberg([*columns, column], n), needs_solution))
@@ -69,9 +69,9 @@ def arnoldi(at: Linearised, u: Tensor, counts: tuple[int, ...], keep_graph: bool
 
 def _orthogonalise(v: Tensor, basis: Tensor, column: Tensor) -> tuple[Tensor, Tensor]:
     # v's coordinates in the basis and, as the last one, its remainder's length; then the remainder's direction
-    remainder = v - (column[..., None, :] @ basis)[..., 0, :]
-    part = (basis @ remainder[..., None])[..., 0]  # once is not orthogonal to rounding, twice is
-    column, remainder = column + part, remainder - (part[..., None, :] @ basis)[..., 0, :]
+    remainder = v - _combination(column, basis)
+    part = _coordinates(remainder, basis)  # once is not orthogonal to rounding, twice is
+    column, remainder = column + part, remainder - _combination(part, basis)
     left = _norm(remainder)
     smallest = 30 * torch.finfo(v.dtype).eps * _norm(v.detach())
     is_new = (left.detach() > smallest) & (left.detach() > torch.finfo(v.dtype).tiny ** 0.5)
@@ -79,6 +79,17 @@ def _orthogonalise(v: Tensor, basis: Tensor, column: Tensor) -> tuple[Tensor, Te
     nothing = remainder - remainder.detach()
     following = torch.where(is_new[..., None], remainder, nothing) / left[..., None]
     return torch.cat([column, left[..., None]], dim=-1), following
+
+
+# Products of so small matrices cost more than they multiply: sums of products of numbers are several times as fast.
+
+
+def _coordinates(v: Tensor, basis: Tensor) -> Tensor:
+    return (basis * v[..., None, :]).sum(dim=-1)
+
+
+def _combination(column: Tensor, basis: Tensor) -> Tensor:
+    return (column[..., None] * basis).sum(dim=-2)
 
 
 def _norm(v: Tensor) -> Tensor:
@@ -101,16 +112,16 @@ def _level(length: Tensor, basis: Tensor, h: Tensor, needs_solution: bool) -> Le
     m = h.shape[-1]
     first = torch.eye(m, 1, dtype=h.dtype, device=h.device).expand(*h.shape[:-1], 1)
     y = torch.linalg.solve_ex(torch.eye(m, dtype=h.dtype, device=h.device) + h, first)[0].to(length.dtype)
-    return Level(value, length[..., None] * (y.mT @ basis)[..., 0, :])
+    return Level(value, length[..., None] * _combination(y[..., 0], basis))
 
 
 def _power(basis: Tensor, last: Tensor, h: Tensor) -> Tensor:
     m = h.shape[-1]
-    power = torch.eye(m, 1, dtype=h.dtype, device=h.device).expand(*h.shape[:-1], 1)
+    power = torch.eye(m, 1, dtype=h.dtype, device=h.device)[:, 0].expand(h.shape[:-1])
     for _ in range(m - 1):
-        power = h @ power
-    inside = (h[..., :-1] @ power[..., :-1, :]).to(basis.dtype)
-    return _norm((inside.mT @ basis)[..., 0, :] + power[..., -1, :].to(basis.dtype) * last)
+        power = _coordinates(power, h)
+    inside = _coordinates(power[..., :-1], h[..., :-1]).to(basis.dtype)
+    return _norm(_combination(inside, basis) + power[..., -1:].to(basis.dtype) * last)
 
 
 def log1p_corner(h: Tensor) -> Tensor:

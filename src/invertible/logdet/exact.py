@@ -10,7 +10,7 @@ import torch
 from invertible.errors import ConfigError
 from invertible.logdet._linearised import Linearised
 from invertible.logdet.estimator import Cost, Gradient, LogDet, LogDetEstimator, check_choices, check_count
-from invertible.logdet.krylov import Krylov
+from invertible.logdet.krylov import Krylov, controlled, has_mean_field
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,21 +121,23 @@ class AutoLogDet(LogDetEstimator):
         if self.is_exact(dimension):
             return ExactLogDet()._estimate(at, lipschitz, generator)
         budget = dimension if self.max_products is None else self.max_products
-        first = self._krylov(_PILOT if self.accuracy and budget > _PILOT else budget)
+        first = self._krylov(_PILOT if self.accuracy and budget > _PILOT else budget, at)
         found = first._estimate(at, lipschitz, generator)
-        missing = self._missing(found, first, budget)
+        spent = at.n_products if has_mean_field(at) else int(first.cost(0).products)
+        missing = self._missing(found, spent, budget)
         if missing < 4:
             return found
-        if first.cost(0).products + missing >= dimension:
+        if spent + missing >= dimension:
             return ExactLogDet()._estimate(at, lipschitz, generator)
-        rest = self._krylov(missing)
+        rest = self._krylov(missing, at)
         return _pool(found, rest._estimate(at, lipschitz, generator), first.n_probes, rest.n_probes)
 
-    def _krylov(self, products: int) -> Krylov:
+    def _krylov(self, products: int, at: Linearised) -> Krylov:
+        if has_mean_field(at):
+            return controlled(products, self.n_steps)
         return Krylov.within(products, self.n_steps, gradient=self.gradient)
 
-    def _missing(self, found: LogDet, first: Krylov, budget: int) -> int:
-        spent = int(first.cost(0).products)
+    def _missing(self, found: LogDet, spent: int, budget: int) -> int:
         if self.accuracy is None or spent >= budget:
             return 0
         variance = found.standard_error.square().mean().item()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import TypeGuard
 
 import torch
 from torch import Tensor
@@ -12,11 +13,13 @@ from invertible.errors import ConfigError
 from invertible.logdet._control import deviations, mean_jacobian
 from invertible.logdet._krylov import Level, arnoldi
 from invertible.logdet._linearised import Linearised
+from invertible.logdet._mean_field import mean_field_deviations
 from invertible.logdet._probes import draw, hadamard_order
 from invertible.logdet._roulette import tail
 from invertible.logdet._surrogate import with_gradient_of
 from invertible.logdet._telescope import combine, probe_weights, standard_error
 from invertible.logdet.estimator import Cost, Gradient, LogDet, LogDetEstimator, check_choices, check_count
+from invertible.logdet.layered import LinearisedLayers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,8 +31,10 @@ class Krylov(LogDetEstimator):
     the mean of the 1-step values, plus the mean of what step 2 adds for those that make it, and so on. Probes are
     orthogonal signs.
 
-    Without gradients, a batch of at least twice the dimension has a control variate: the log-determinant of the
-    samples' mean Jacobian, two products more for a third to two thirds less variance.
+    Without gradients there is a control variate. In a `Residual` of a fully connected network: the mean field of the
+    layers, and each sample's difference from it to first order, for one to two products a probe; on digits it leaves a
+    tenth of the variance of a step or less. Otherwise, in a batch of at least twice the dimension: the samples' mean
+    Jacobian, two products for a third to two thirds less variance.
 
     Args:
         n_steps: The largest number of steps; 3 leave a bias far below the standard error.
@@ -101,8 +106,8 @@ class Krylov(LogDetEstimator):
         u = draw("orthogonal", self.n_probes, at.like, generator)
         is_through = at.has_graph and self.gradient == "backprop"
         levels, power = arnoldi(at, u, self.counts, is_through)
-        if self._has_control(at):
-            known = deviations(mean_jacobian(at), u)
+        known = self._known(at, u)
+        if known is not None:
             levels = [level._replace(value=level.value - known[: len(level.value)]) for level in levels]
         value = combine([level.value for level in levels])
         if at.has_graph and not is_through:
@@ -111,9 +116,14 @@ class Krylov(LogDetEstimator):
         error = standard_error([level.value.detach() for level in levels], hadamard_order(u.shape[-1]))
         return LogDet(value, error, self._bias_bound(u, power, lipschitz), at.n_products)
 
-    def _has_control(self, at: Linearised) -> bool:
+    def _known(self, at: Linearised, u: Tensor) -> Tensor | None:
+        # The control variate: something near the 1-step values, less its expectation.
         batch, dimension = at.like.shape
-        return not at.has_graph and self.n_probes > 4 and batch >= 2 * dimension
+        if has_mean_field(at):
+            at.n_products += _CONTROL * len(u)
+            return mean_field_deviations(at.factors, u)
+        is_worth_it = not at.has_graph and self.n_probes > 4 and batch >= 2 * dimension
+        return deviations(mean_jacobian(at), u) if is_worth_it else None
 
     def _bias_bound(self, u: Tensor, power: Tensor, c: float | None) -> Tensor | None:
         # m steps are exact for polynomials of degree m; of the series' rest, both u^T J^k u and its stand-in are at
@@ -121,6 +131,43 @@ class Krylov(LogDetEstimator):
         if c is None:
             return None
         return (2 * tail(c, self.n_steps) * math.sqrt(u.shape[-1]) * power).mean(dim=0)
+
+
+def has_mean_field(at: Linearised) -> TypeGuard[LinearisedLayers]:
+    """Whether a control variate can be had from the layers: no gradients, and no fewer samples than are worth it.
+
+    Args:
+        at: The function at its point.
+
+    Returns:
+        Whether there is one.
+    """
+    batch, dimension = at.like.shape
+    return isinstance(at, LinearisedLayers) and not at.has_graph and 4 * batch >= dimension
+
+
+def controlled(products: int, n_steps: int) -> Krylov:
+    """The estimator that spends a budget where there is a mean field, whose control costs two products a probe.
+
+    It takes so much of the variance of the first steps that more of the probes should go on.
+
+    Args:
+        products: How many products each sample may take.
+        n_steps: The largest number of steps.
+
+    Returns:
+        The one with the most probes.
+
+    Example:
+        >>> controlled(24, 3).counts
+        (6, 3, 1)
+    """
+    n_steps = max(1, min(n_steps, products - _CONTROL))
+    fitting = [n for n in range(1, products + 1) if sum(_taper(n, n_steps, _TAPER)) + _CONTROL * n <= products]
+    return Krylov(n_steps, max(fitting, default=1), _TAPER)
+
+
+_TAPER, _CONTROL = 0.45, 2
 
 
 def _solutions(u: Tensor, levels: list[Level]) -> Tensor:

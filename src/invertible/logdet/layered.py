@@ -116,11 +116,14 @@ class LinearisedLayers(Linearised):
     Args:
         g: The function.
         x: The point, shape (batch, n).
+
+    Attributes:
+        factors: The derivatives of the layers, in the order of the computation.
     """
 
     def __init__(self, g: Layered, x: Tensor) -> None:
         with torch.autocast(x.device.type, enabled=False):
-            self.value, self._factors = g.factored(x.clone() if x.is_inference() else x)
+            self.value, self.factors = g.factored(x.clone() if x.is_inference() else x)
         self.has_graph = torch.is_grad_enabled() and self.value.requires_grad
         self.like = x.detach()
         self.n_products = 0
@@ -137,8 +140,8 @@ class LinearisedLayers(Linearised):
         """
         self.n_products += len(v)
         with torch.set_grad_enabled(create_graph):
-            n = max(1, _CHUNK // max(1, self.like.numel()))
-            if create_graph or n >= len(v) or v.device.type != "cpu":
+            n = n_at_once(v)
+            if create_graph or n >= len(v):
                 return self._pulled(v)
             out = torch.empty_like(v)
             for i in range(0, len(v), n):
@@ -146,9 +149,21 @@ class LinearisedLayers(Linearised):
             return out
 
     def _pulled(self, v: Tensor) -> Tensor:
-        for factor in reversed(self._factors):
+        for factor in reversed(self.factors):
             v = factor.pull(v)
         return v
+
+
+def n_at_once(v: Tensor) -> int:
+    """How many of some vectors to multiply together.
+
+    Args:
+        v: Shape (n, batch, dimension).
+
+    Returns:
+        As many as stay in a CPU's caches; all on other devices.
+    """
+    return max(1, _CHUNK // max(1, v[0].numel())) if v.device.type == "cpu" else len(v)
 
 
 def linearised(g: Function, x: Tensor) -> Linearised:
