@@ -108,6 +108,7 @@ HARD = {
     "adamw": {"optimizer": OptimizerConfig("adamw", lr=1e-2), "schedule": ScheduleConfig("step", milestones=[1])},
     "adam": {"optimizer": OptimizerConfig("adam", lr=1e-2, beta2=0.99), "ema": 0.9},
     "adamax": {"optimizer": OptimizerConfig("adamax", lr=3e-3, clip_norm=1.0)},
+    "adaptive clipping": {"optimizer": OptimizerConfig(adaptive_clip=0.01), "micro_batches": 2},
     "micro batches": {"micro_batches": 3, "ema": 0.5},
     "no momentum": {"optimizer": OptimizerConfig(momentum=0.0)},
     "bfloat16": {"precision": "bfloat16"},

@@ -203,6 +203,7 @@ OUT_OF_RANGE = {
     "optimizer.beta2": ([-0.1, 1], "0 to below 1"),
     "optimizer.weight_decay": ([-1], "at least 0"),
     "optimizer.clip_norm": ([0, -1], "above 0, or null"),
+    "optimizer.adaptive_clip": ([0, -1], "above 0, or null"),
     "schedule.warmup_epochs": ([-1], "at least 0"),
     "schedule.gamma": ([0, -1], "above 0"),
     "data.pad": ([-1], "at least 0"),

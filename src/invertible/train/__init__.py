@@ -1,5 +1,6 @@
 """Training: recipes, the loop, checkpoints, evaluation. The only part that uses accelerate; import it by name."""
 
+from invertible.train.adaptive_clipping import AdaptiveClipping, clip_adaptively
 from invertible.train.assess import assess
 from invertible.train.codec import decode_image, encode_image
 from invertible.train.compare import compare
@@ -19,6 +20,7 @@ from invertible.train.score import Scores, read_files, score
 from invertible.train.train import resume, train
 
 __all__ = [
+    "AdaptiveClipping",
     "Classification",
     "Encoding",
     "FitOptions",
@@ -29,6 +31,7 @@ __all__ = [
     "Scores",
     "Trainer",
     "assess",
+    "clip_adaptively",
     "compare",
     "decode_image",
     "draw_samples",

@@ -7,6 +7,7 @@ import math
 import torch
 from torch import nn
 
+from invertible.train.adaptive_clipping import AdaptiveClipping, last_linear
 from invertible.train.recipe import OptimizerConfig, ScheduleConfig
 
 ADAPTIVE = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "adamax": torch.optim.Adamax}
@@ -28,7 +29,14 @@ def make_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Opt
         >>> type(optimizer).__name__, optimizer.defaults["betas"]
         ('Adamax', (0.9, 0.999))
     """
-    groups = _parameter_groups(model, config)
+    optimizer = _plain_optimizer(_parameter_groups(model, config), config)
+    if config.adaptive_clip is None:
+        return optimizer
+    last = [p for p in last_linear(model).parameters() if p.requires_grad]
+    return AdaptiveClipping(optimizer, config.adaptive_clip, exclude=last)
+
+
+def _plain_optimizer(groups: list[dict], config: OptimizerConfig) -> torch.optim.Optimizer:
     if config.name in ADAPTIVE:
         return ADAPTIVE[config.name](groups, lr=config.lr, betas=(config.momentum, config.beta2))
     return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov)

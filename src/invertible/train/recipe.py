@@ -82,6 +82,8 @@ class OptimizerConfig:
         decay_norms: Whether the weights and biases of norms and all biases decay too (the papers' code says yes).
         clip_norm: Largest gradient norm; longer ones are scaled down. None: no limit.
         beta2: Decay per step of the average of squared gradients; in Adamax, of their largest. Not used by SGD.
+        adaptive_clip: Adaptive gradient clipping: the largest gradient of a unit relative to its weights, for all
+            layers but the last linear one. None: no limit.
     """
 
     name: Literal["sgd", "adam", "adamw", "adamax"] = "sgd"
@@ -92,6 +94,7 @@ class OptimizerConfig:
     decay_norms: bool = True
     clip_norm: float | None = None
     beta2: float = 0.999
+    adaptive_clip: float | None = None
 
 
 @dataclass
@@ -195,6 +198,11 @@ class Recipe:
             (
                 "optimizer.clip_norm",
                 optimizer.clip_norm is None or optimizer.clip_norm > 0,
+                "above 0, or null",
+            ),
+            (
+                "optimizer.adaptive_clip",
+                optimizer.adaptive_clip is None or optimizer.adaptive_clip > 0,
                 "above 0, or null",
             ),
             ("schedule.warmup_epochs", self.schedule.warmup_epochs >= 0, "at least 0"),
