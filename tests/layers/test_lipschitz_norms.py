@@ -10,7 +10,7 @@ from torch import nn
 from invertible.layers import _norm_operator
 from invertible.layers._constraint import Certified
 from invertible.layers._constraint_power import Power
-from invertible.layers._norm_certify import frobenius, is_below
+from invertible.layers._norm_certify import is_below
 from invertible.layers._norm_geometry import Geometry
 from invertible.layers._norm_operator import operator_norm
 
@@ -143,7 +143,6 @@ def test_the_proof_tells_who_is_below(n, dtype):
     tops = torch.linalg.eigvalsh(matrices)[:, -1]
     for bound in (tops.median().item() * 1.0001, tops.median().item() * 0.9999, tops.max().item() * 1.001):
         assert is_below(matrices, bound).tolist() == (tops < bound).tolist()
-    assert (frobenius(matrices) >= tops).all()
     matrices[3] = torch.nan
     assert not is_below(matrices, tops.max().item() * 2)[3]
 

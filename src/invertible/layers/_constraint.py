@@ -152,8 +152,8 @@ class Certified(Constraint):
         value, gradient = self.known(weight, size)
         if not (weight.requires_grad and torch.is_grad_enabled()):
             return value * _slack(weight.dtype)
-        product = (weight.to(gradient.dtype) * gradient).sum()
-        return (value + product - product.detach()) * _slack(weight.dtype)
+        product = torch.dot(weight.to(gradient.dtype).flatten(), gradient.flatten())
+        return (value + (product - product.detach())) * _slack(weight.dtype)
 
     def bound(self, weight: Tensor, size: Size | None) -> float:
         """A sound bound of the norm of the effective weight.

@@ -176,7 +176,7 @@ class Geometry:
 
     def _any_size(self) -> tuple[Size, float]:
         degrees = [span // s / 2 for span, s in zip(self.spans, self.stride, strict=True)]
-        cells = {1: 64, 2: 40}.get(len(degrees), 24)
+        cells = {1: 64}.get(len(degrees), 24)
         points = tuple(1 if d == 0 else max(cells, math.ceil(cells * d)) for d in degrees)
         return points, math.prod(1 / math.cos(math.pi * d / n) for d, n in zip(degrees, points, strict=True))
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -13,7 +14,11 @@ from torch import Tensor
 from invertible.layers._norm_geometry import Geometry, Grid, Size
 
 _HELD = 2**22
-"""Numbers of Gram matrices that are held at a time."""
+"""Numbers of Gram matrices that are held at a time, at most."""
+_NEAR = 2**18
+"""Numbers that stay near the processor."""
+_N_TOGETHER = 32
+"""Matrices that are worth a call, if they can be held."""
 
 
 @dataclass(frozen=True)
@@ -82,9 +87,8 @@ class Waves:
         self.lags = torch.tensor(lags, dtype=torch.float64).reshape(len(lags), -1)
         self.is_real = len(lags) == 1
         _, self.groups, self.n, _ = found.shape
-        even, odd = found + found.mT, found - found.mT
-        even[0] = found[0]
-        self._table = even if self.is_real else self._interleaved(even, odd[1:])
+        self._even, self._odd = found + found.mT, found[1:] - found[1:].mT
+        self._even[0] = found[0]
 
     def coefficients(self, angles: Tensor) -> Tensor:
         """How much of each wave there is.
@@ -96,7 +100,7 @@ class Waves:
             Shape (n_frequencies, n_waves).
         """
         phases = angles @ self.lags.T
-        return torch.cat([phases.cos(), phases[:, 1:].sin()], 1).to(self._table)
+        return torch.cat([phases.cos(), phases[:, 1:].sin()], 1).to(self._even)
 
     def sum(self, coefficients: Tensor) -> Tensor:
         """The Gram matrices.
@@ -108,9 +112,24 @@ class Waves:
             Shape (n_frequencies * groups, n, n).
         """
         if self.is_real:
-            return self._table[0]
-        flat = coefficients @ self._table.flatten(1)
-        return torch.view_as_complex(flat.reshape(-1, self.n, self.n, 2))
+            return self._even[0]
+        cosines, sines = coefficients.split([len(self._even), len(self._odd)], 1)
+        real, imaginary = cosines @ self._even.flatten(1), sines @ self._odd.flatten(1)
+        return torch.complex(real, imaginary).reshape(-1, self.n, self.n)
+
+    def sizes(self, coefficients: Tensor) -> Tensor:
+        """Frobenius norms of the Gram matrices, from those of the waves. Only as exact as the largest of them.
+
+        Args:
+            coefficients: Shape (n_frequencies, n_waves).
+
+        Returns:
+            Shape (n_frequencies * groups,).
+        """
+        parts = [self._even] if self.is_real else [self._even, self._odd]
+        weights = coefficients.split([len(part) for part in parts], 1)
+        squares = sum(_squares(part, weight) for part, weight in zip(parts, weights, strict=True))
+        return cast(Tensor, squares).clamp(min=0).sqrt().flatten()
 
     def quotients(self, vector: Tensor, group: int) -> Tensor:
         """Rayleigh quotients of the waves; those of the Gram matrices are their sums.
@@ -122,13 +141,12 @@ class Waves:
         Returns:
             Shape (n_waves,).
         """
-        table = self._table[:, group] if self.is_real else torch.view_as_complex(self._table[:, group])
-        return ((table @ vector) @ vector.conj()).real
-
-    def _interleaved(self, even: Tensor, odd: Tensor) -> Tensor:
-        table = even.new_zeros(len(even) + len(odd), *even.shape[1:], 2)
-        table[: len(even), ..., 0], table[len(even) :, ..., 1] = even, odd
-        return table
+        parts = torch.view_as_real(vector) if vector.is_complex() else vector[:, None]
+        cosines = (parts * (self._even[:, group] @ parts)).sum((1, 2))
+        if self.is_real:
+            return cosines
+        real, imaginary = parts.unbind(1)
+        return torch.cat([cosines, 2 * ((self._odd[:, group] @ real) @ imaginary)])
 
 
 class GramFamily:
@@ -148,23 +166,33 @@ class GramFamily:
         self.coefficients = waves.coefficients(self.angles)
         self.n, self.groups, self.dtype = waves.n, waves.groups, waves.taps.matrices.dtype
         self.rounding = 8 * torch.finfo(self.dtype).eps * (math.sqrt(waves.taps.n_summands) + self.n)
-        self._all = waves.sum(self.coefficients) if len(self) * self.n**2 <= _HELD else None
 
     def __len__(self) -> int:
         return len(self.angles) * self.groups
 
-    def stretches(self) -> Iterator[tuple[int, Tensor]]:
+    def stretches(self, which: Tensor | None = None) -> Iterator[tuple[Tensor, Tensor]]:
         """The matrices, as many at a time as memory should hold.
 
+        Args:
+            which: Indices; None: all. Where there are groups, all of a frequency come together.
+
         Yields:
-            Index of the first, and the matrices, shape (n_matrices, n, n), real if all are, else complex.
+            Indices, and the matrices, shape (n_matrices, n, n), real if all are, else complex.
         """
-        if self._all is not None:
-            yield 0, self._all
-            return
-        step = max(1, _HELD // (self.groups * self.n**2))
-        for i in range(0, len(self.angles), step):
-            yield i * self.groups, self.waves.sum(self.coefficients[i : i + step])
+        frequencies = torch.arange(len(self.angles)) if which is None else (which // self.groups).unique()
+        n_numbers = self.groups * self.n**2
+        step = max(1, min(max(_NEAR // n_numbers, _N_TOGETHER), _HELD // n_numbers))
+        for part in frequencies.split(step):
+            indices = (part[:, None] * self.groups + torch.arange(self.groups)).flatten()
+            yield indices, self.waves.sum(self.coefficients[part.to(self.coefficients.device)])
+
+    def sizes(self) -> Tensor:
+        """Frobenius norms, upper bounds of the largest eigenvalues.
+
+        Returns:
+            Shape (n_matrices,).
+        """
+        return self.waves.sizes(self.coefficients)
 
     def pick(self, indices: list[int]) -> Tensor:
         """Some of the matrices.
@@ -175,23 +203,9 @@ class GramFamily:
         Returns:
             Shape (len(indices), n, n).
         """
-        if self._all is not None:
-            return self._all[indices]
         frequencies, groups = zip(*(divmod(index, self.groups) for index in indices), strict=True)
         found = self.waves.sum(self.coefficients[list(frequencies)])
         return found.reshape(len(indices), self.groups, self.n, self.n)[range(len(indices)), list(groups)]
-
-    def along(self, vector: Tensor, group: int) -> Tensor:
-        """The Rayleigh quotient of one vector, as a function of the frequency.
-
-        Args:
-            vector: A unit vector, shape (n,).
-            group: Which group of channels it belongs to.
-
-        Returns:
-            Shape (n_frequencies,).
-        """
-        return self.coefficients @ self.waves.quotients(vector, group)
 
     def norm_and_gradient(self, index: int, vector: Tensor) -> tuple[Tensor, Tensor]:
         """The symbol's gain at a vector, and its derivative by the weight.
@@ -223,6 +237,14 @@ class GramFamily:
 
 def _complex(dtype: torch.dtype) -> torch.dtype:
     return torch.complex128 if dtype == torch.float64 else torch.complex64
+
+
+def _squares(part: Tensor, weights: Tensor) -> Tensor:
+    # Squared Frobenius norms of weighted sums, for each row of weights and each group.
+    flat = part.flatten(2).transpose(0, 1)
+    products = (flat @ flat.mT).double()
+    weights = weights.double()
+    return ((weights @ products) * weights).sum(2).T
 
 
 def _autocorrelation(taps: Taps) -> tuple[list[Size], Tensor]:
