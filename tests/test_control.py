@@ -73,9 +73,11 @@ def test_the_mean_field_averages_to_zero_and_is_exact_for_one_sample(net):
 
 def test_the_mean_field_follows_each_sample_to_first_order():
     torch.manual_seed(0)
-    net = nn.Sequential(nn.Linear(16, 32), nn.Tanh(), nn.Linear(32, 16)).double()
-    nn.init.normal_(net[2].weight, std=1e-5)  # J is so small that log(I + J) is J
-    at = layered_at(net, torch.randn(64, 16, dtype=torch.float64))
+    last = nn.Linear(32, 16)
+    nn.init.normal_(last.weight, std=1e-5)  # J is so small that log(I + J) is J
+    at = layered_at(
+        nn.Sequential(nn.Linear(16, 32), nn.Tanh(), last).double(), torch.randn(64, 16, dtype=torch.float64)
+    )
     u, j = draw("orthogonal", 8, at.like), at.jacobian()
     exact = (at.pull(u) * u).sum(-1) - j.diagonal(dim1=1, dim2=2).sum(-1)
     assert (exact - mean_field_deviations(at.factors, u)).abs().max() < 1e-3 * exact.abs().max()

@@ -6,6 +6,8 @@ bound, and at least n^(-1 / 2^(k + 1)) times as much.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -45,11 +47,10 @@ def norm_by_squaring(weight: Tensor) -> tuple[Tensor, Tensor]:
         power = power @ power
         power = power @ power
     sizes.append(torch.linalg.vector_norm(power))
-    logs = torch.stack(sizes).double().log()
-    exponents = 0.25 ** torch.arange(len(sizes), dtype=logs.dtype, device=logs.device)
+    log = sum(0.25**i * math.log(size) for i, size in enumerate(torch.stack(sizes).tolist()))
     n, m = wide.shape
     rounding = 12 * torch.finfo(weight.dtype).eps * (m**0.5 + n)
-    bound = ((logs @ exponents / 2).exp() * (1 + rounding)).to(weight.dtype)
+    bound = weight.new_tensor(math.exp(log / 2) * (1 + rounding))
     left = _leading(power)
     right = wide.T @ left
     sigma = torch.linalg.vector_norm(right)
