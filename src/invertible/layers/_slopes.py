@@ -60,19 +60,19 @@ class _Swish(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
         value, slopes, sigmoid = _swish(x, scale)
-        ctx.save_for_backward(x, scale, sigmoid)
+        ctx.save_for_backward(x, scale, sigmoid, slopes)
         return value, slopes
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor | None]:
-        x, scale, sigmoid = ctx.saved_tensors
+        x, scale, sigmoid, slopes = ctx.saved_tensors
         if torch.is_grad_enabled():  # what was saved has no graph to x
             sigmoid = torch.sigmoid(x * scale)
         of_value, of_slopes = gradients
-        t = x * scale
-        steep = sigmoid * (1 - sigmoid) / 1.1
-        bent = of_slopes * steep * torch.addcmul(t.new_full((), 2.0), t, 1 - 2 * sigmoid)
+        one = torch.ones_like(scale)
+        steep = torch.addcmul(sigmoid, sigmoid, sigmoid, value=-1)  # 1.1 times too much, as what follows from it
+        bent = torch.addcmul(2 * one, x * scale, torch.sub(one, sigmoid, alpha=2)) * steep * of_slopes
         by_scale = None
         if ctx.needs_input_grad[1]:
-            by_scale = (x * torch.addcmul(bent, of_value * steep, x)).sum()
-        return torch.addcmul(of_value * torch.addcmul(sigmoid / 1.1, t, steep), bent, scale), by_scale
+            by_scale = torch.dot(x.flatten(), torch.addcmul(bent, of_value * steep, x).flatten()) / 1.1
+        return torch.addcmul(of_value * slopes, bent, scale / 1.1), by_scale

@@ -29,7 +29,8 @@ class LogDet:
             one probe, which has no spread.
         bias_bound: Nats, shape (batch,): a bound on what the truncation can do to the value, from the Euclidean
             Lipschitz constant that was given; 0 where exact or unbiased; None where no constant is known.
-        products: How many products with the Jacobian each sample took, those for the gradient included.
+        products: How many products with the Jacobian each sample took, those for the gradient included, and what a
+            control variate cost.
     """
 
     value: Tensor
