@@ -26,6 +26,8 @@ COMMANDS = (
     "score",
     "encode",
     "decode",
+    "measure",
+    "checkup",
     "compare",
     "recipes",
 )

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -18,6 +18,10 @@ from invertible.cli._show import check_data_dir
 from invertible.errors import ConfigError, DataError, DtypeError
 from invertible.flow import Flow
 from invertible.instruments import Batch
+
+if TYPE_CHECKING:
+    from invertible.train.prepare import Data
+    from invertible.train.run import Run
 
 BATCH_SIZE = 64
 
@@ -61,6 +65,29 @@ class Encoder(nn.Module):
             Latents.
         """
         return self.flow.encode(x, context)
+
+
+class RunBatches:
+    """A run's data as its model wants them, shuffled the same way each time.
+
+    Args:
+        run: The run.
+        data: Its images or points.
+    """
+
+    def __init__(self, run: Run, data: Data) -> None:
+        self._run, self._data = run, data
+        self._is_conditional = isinstance(run.model, Flow) and run.model.takes_context
+
+    def __len__(self) -> int:
+        return -(-len(self._data) // BATCH_SIZE)
+
+    def __iter__(self) -> Iterator[Batch]:
+        order = torch.randperm(len(self._data), generator=torch.Generator().manual_seed(0))
+        for indices in order.split(BATCH_SIZE):
+            x = self._run.prepare(self._data.batch(indices))
+            y = self._data.labels[indices.to(self._data.labels.device)]
+            yield Batch((x, y) if self._is_conditional else (x,), labels=y)
 
 
 def find_measured(target: str, data: str | None, data_dir: str | None) -> Measured:
@@ -109,15 +136,7 @@ def _run(target: str, data: str | None, data_dir: str | None) -> Measured:
     if data is not None:
         return Measured(model, *_data(data, data_dir), folder)
     test = run.test_data(data_dir)
-    is_conditional = isinstance(run.model, Flow) and run.model.takes_context
-
-    def batches() -> Iterator[Batch]:
-        order = torch.randperm(len(test), generator=torch.Generator().manual_seed(0))
-        for indices in order.split(BATCH_SIZE):
-            x, y = run.prepare(test.batch(indices)), test.labels[indices.to(test.labels.device)]
-            yield Batch((x, y) if is_conditional else (x,), labels=y)
-
-    return Measured(model, batches, True, folder)
+    return Measured(model, RunBatches(run, test), True, folder)
 
 
 def _data(text: str, data_dir: str | None) -> tuple[Any, bool]:

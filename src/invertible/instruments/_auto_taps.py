@@ -34,12 +34,20 @@ def blocks_of(model: nn.Module) -> list[tuple[str, nn.Module]]:
         ['0', '2']
     """
     declared = {type(module) for module in model.modules() if isinstance(module, HasTapPoints)}
+    if type(model) in declared:
+        return [("", model)]
     if declared:
         return _outermost(model, declared)
-    for is_block in (_is_composed, _has_children, _is_layer):
-        kinds = _most_repeated(model, is_block)
-        if kinds:
-            return _outermost(model, kinds)
+    _, kinds = _most_repeated(model, _is_composed)
+    if kinds:
+        return _outermost(model, kinds)
+    parent, kinds = _most_repeated(model, _has_children)
+    if kinds:  # sequences: the same class stands for other things elsewhere
+        members = {id(child) for child, _ in _members(parent, False) if type(child) in kinds}
+        return [(name, module) for name, module in model.named_modules() if id(module) in members]
+    _, kinds = _most_repeated(model, _is_layer)
+    if kinds:
+        return _outermost(model, kinds)
     children = [(name, child) for name, child in model.named_children() if _has_parameters(child)]
     return children or [("", model)]
 
@@ -62,8 +70,8 @@ def _has_parameters(module: nn.Module) -> bool:
     return next(module.parameters(), None) is not None
 
 
-def _most_repeated(model: nn.Module, is_block: Callable[[nn.Module], bool]) -> set[type]:
-    best, kinds = 1.0, set()
+def _most_repeated(model: nn.Module, is_block: Callable[[nn.Module], bool]) -> tuple[nn.Module, set[type]]:
+    best, chosen, kinds = 1.0, model, set()
     parents = sorted(model.named_modules(), key=lambda item: item[0].count(".") + (item[0] != ""))
     for _, parent in parents:
         through = is_block is not _has_children  # a Sequential that is a block itself is not looked through
@@ -73,8 +81,8 @@ def _most_repeated(model: nn.Module, is_block: Callable[[nn.Module], bool]) -> s
             in_container = any(inside for child, inside in members if type(child) is kind)
             score = count * (1 if in_container else _ATTRIBUTES)
             if count > 1 and score > best:
-                best, kinds = score, {other for other, n in counts.items() if n > 1}
-    return kinds
+                best, chosen, kinds = score, parent, {other for other, n in counts.items() if n > 1}
+    return chosen, kinds
 
 
 def _members(parent: nn.Module, through: bool, inside: bool = False) -> Iterator[tuple[nn.Module, bool]]:
@@ -90,6 +98,6 @@ def _outermost(model: nn.Module, kinds: set[type]) -> list[tuple[str, nn.Module]
     found: list[tuple[str, nn.Module]] = []
     for name, module in model.named_modules():
         is_inside = any(outer == "" or name.startswith(f"{outer}.") for outer, _ in found)
-        if type(module) in kinds and not is_inside:
+        if name and type(module) in kinds and not is_inside:
             found.append((name, module))
     return found

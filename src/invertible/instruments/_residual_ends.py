@@ -98,10 +98,10 @@ class _Watch(TorchFunctionMode):
             past = self.pasts.get(tensor) or (_Past(max(before) + 1) if before else None)
             if past is not None:
                 self.pasts[tensor] = past if past.ends else _Past(past.depth, (end,))
-        if name in self.blocks:
+        if name in self.blocks and name not in self.ends:  # where a block runs again, it does the same
             shapes = {tensor.shape for tensor in tensors_in(output)}
             inside = [e for shape, ends in self.sums[name] if shape in shapes for e in ends if _lies_in(e[0], name)]
-            self.ends[name] = tuple(dict.fromkeys((*self.ends.get(name, ()), *inside)))
+            self.ends[name] = tuple(dict.fromkeys(inside))
 
 
 def _is_one_per_example(factor: Tensor, out: Tensor) -> bool:

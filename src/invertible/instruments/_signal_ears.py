@@ -15,8 +15,6 @@ from invertible.instruments._signal_rows import SignalBlock, SignalBranch
 from invertible.instruments.feeding import Feed
 from invertible.instruments.taps import Heard, Layers, Tap, find_taps, listen, residual_end
 
-_Key = tuple[str, int]
-
 
 class Ears:
     """Moments of what is heard. Inside `measuring` only.
@@ -30,8 +28,8 @@ class Ears:
     def __init__(self, model: nn.Module, taps: Sequence[Tap], axis: Axis) -> None:
         self.model, self.taps = model, tuple(taps)
         self._axis: Axis = axis
-        self._ends: dict[_Key, Tap] = {}
-        self._block_of: dict[str, str] = {}
+        self._ends: dict[str, list[tuple[Tap, int]]] = {tap.name: [] for tap in taps}
+        self._around: dict[str, str] = {}  # the block of each end
         self._moments: dict[tuple[str, str, int], tuple[ChannelMoments, int]] = {}
         self._modules = {tap.name: tap.module for tap in taps}
         self._stem: str | None = None
@@ -71,8 +69,8 @@ class Ears:
             self._place(max(around, key=len), end, 0)
 
     def _place(self, block: str, end: Tap, call: int) -> None:
-        self._ends[end.name, call] = end
-        self._block_of[end.name] = block
+        self._ends[block].append((end, call))
+        self._around.setdefault(end.name, block)
 
     def _watch(self, blocks: Sequence[Tap], batch: Batch) -> dict[str, tuple[tuple[Tap, int], ...]]:
         few = batch.few(2 if any(module.training for module in self.model.modules()) else 1)
@@ -95,7 +93,8 @@ class Ears:
             ConfigError: If none ran, or one that had to.
         """
         inputs = [Tap(tap.name, tap.module, "input") for tap in self.taps]
-        ends = {end.name: end for end in self._ends.values() if end.name not in self._modules}
+        found = [end for ends in self._ends.values() for end, _ in ends]
+        ends = {end.name: end for end in found if end.name not in self._modules}
         with listen(self.model, (*inputs, *self.taps, *ends.values()), self._hear) as listener:
             for batch in feed:
                 batch.run(self.model)
@@ -110,7 +109,7 @@ class Ears:
             return
         key, x = (tap.name, tap.side, heard.call), heard.tensor
         if key not in self._moments:
-            around = self._modules.get(self._block_of.get(tap.name, tap.name))
+            around = self._modules.get(self._around.get(tap.name, tap.name))
             axis: int = channel_axis(x, self._axis, *(m for m in (tap.module, around) if m is not None))
             self._moments[key] = (ChannelMoments(), axis)
         moments, axis = self._moments[key]
@@ -154,14 +153,17 @@ class Ears:
 
     def _branches(self, block: str, call: int, declared: TapPoints) -> tuple[SignalBranch, ...]:
         found = []
-        for (end, end_call), tap in self._ends.items():
+        for end, first in self._ends[block]:
             # Where the block runs again, its branch's end does, as often within it as before.
-            key = (end, "output", call + end_call)
-            if self._block_of[end] == block and key in self._moments:
-                moments = self._moments[key][0]
-                expected = declared.expected_residual_variance
-                found.append(SignalBranch(tap.name, moments.variance, moments.squared_mean, expected))
+            n_each = max(self._n_calls(end.name) // self._n_calls(block), 1)
+            heard = self._moments.get((end.name, "output", first + call * n_each))
+            if heard is not None:
+                moments, expected = heard[0], declared.expected_residual_variance
+                found.append(SignalBranch(end.name, moments.variance, moments.squared_mean, expected))
         return tuple(found)
+
+    def _n_calls(self, name: str) -> int:
+        return sum(other == name and side == "output" for other, side, _ in self._moments)
 
 
 def _lies_in(name: str, block: str) -> bool:

@@ -14,8 +14,8 @@ SHIFTED = 0.1
 """Squared mean against variance at a branch's end: 0.47 after ReLU and random weights, 0 where weights sum to zero."""
 DEAD = 1e-6
 """Variance of a branch against that of its block."""
-OFF_THEORY = 0.1
-"""Relative difference from what is expected; the theory itself is good to some per cent."""
+OFF_THEORY = 0.2
+"""Relative difference from what is expected: borders of zeros around small images take ten per cent by themselves."""
 
 
 @dataclass(frozen=True)
@@ -45,13 +45,14 @@ def findings_of(blocks: Sequence[SignalBlock], about: Circumstances) -> tuple[Fi
     Returns:
         Findings; rows are those of the table.
     """
+    found = _about_gains(about)
     broken = next((i for i, block in enumerate(blocks) if not block.is_finite), None)
     sound = _Sound(blocks if broken is None else blocks[:broken], blocks)
-    found = (
-        [] if broken is None else [sound.finding("error", f"NaN or infinity from {blocks[broken].name} on.", broken)]
-    )
+    if broken is not None:
+        found.append(sound.finding("error", f"NaN or infinity from {blocks[broken].name} on.", broken))
     if sound.blocks:
-        found += [*sound.scale(), *sound.theory(), *sound.shifts(), *sound.dead()]
+        found += [*sound.scale(), *sound.shifts(), *sound.dead()]
+        found += [] if about.zero_gains else sound.theory()  # which is that of gains of one
     return (*found, *_about_measuring(blocks, about))
 
 
@@ -86,7 +87,7 @@ class _Sound:
             return
         off = [(i, block, abs(block.variance / expected - 1)) for i, block, expected in known]
         i, worst, by = max(off, key=lambda item: item[2])
-        text = f"the variance is at most {by:.1%} off what theory expects, at {worst.name}"
+        text = f"the variance is up to {by:.1%} off what theory expects, at {worst.name}"
         text = f"{text} ({worst.variance:.3g} for {worst.expected_variance:.3g})"
         if by <= OFF_THEORY:
             yield self.finding("note", f"As designed: {text}.", i)
@@ -97,8 +98,8 @@ class _Sound:
 
     def shifts(self) -> Iterator[Finding]:
         ends = [(i, j, end) for i, block in enumerate(self.blocks) for j, end in enumerate(block.branches)]
-        # A mean of n values is off zero by chance, by variance / n in the square.
-        chance = [end.variance / max(self.blocks[i].n_values, 1) for i, _, end in ends]
+        # A mean of n values is off zero by chance, by variance / n in the square, give or take.
+        chance = [3 * end.variance / max(self.blocks[i].n_values, 1) for i, _, end in ends]
         beyond = [end.squared_mean - by for (_, _, end), by in zip(ends, chance, strict=True)]
         shifted = [at for at, more in zip(ends, beyond, strict=True) if more > SHIFTED * at[2].variance and more > 0]
         if shifted:
@@ -138,11 +139,15 @@ def _branches(n: int, of: int) -> str:
     return f"{n} of {of} residual branch{'es' * (of > 1)}"
 
 
+def _about_gains(about: Circumstances) -> list[Finding]:
+    if not about.zero_gains:
+        return []
+    text = f"{len(about.zero_gains)} skip gains are zero, {about.zero_gains[0]} first: these branches add nothing"
+    return [Finding("warning", f"{text}, and this shows the shortcuts alone; unit_gains=True sets them to 1.")]
+
+
 def _about_measuring(blocks: Sequence[SignalBlock], about: Circumstances) -> list[Finding]:
     found = []
-    if about.zero_gains:
-        text = f"{len(about.zero_gains)} skip gains are zero, {about.zero_gains[0]} first: these branches add nothing"
-        found.append(Finding("warning", f"{text}, and this shows the shortcuts alone; unit_gains=True sets them to 1."))
     if any(block.n_values < 2 for block in blocks):
         found.append(Finding("warning", "One value per channel has no variance: measure on more examples."))
     if about.looked_for_branches and not any(block.branches for block in blocks):

@@ -37,12 +37,9 @@ def unwrap(model: object) -> nn.Module:
         return unwrap(model._modules["_orig_mod"])
     if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
         return unwrap(model.module)
-    if any(isinstance(module, torch.jit.ScriptModule | torch.fx.GraphModule) for module in model.modules()):
-        hint = "the module it was scripted, traced or exported from"
-        got = f"a {type(model).__name__} with a recorded program inside"
-        raise ConfigError(
-            "nothing can listen inside a recorded program", expected="an eager module", got=got, hint=hint
-        )
+    if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
+        hint, got = "the module it was scripted or traced from", "TorchScript inside"
+        raise ConfigError("nothing can listen inside TorchScript", expected="a Python module", got=got, hint=hint)
     if any(nn.parameter.is_lazy(tensor) for tensor in [*model.parameters(), *model.buffers()]):
         raise ConfigError("the network has lazy parameters", got="no shapes", hint="call it once before measuring it")
     return model
