@@ -132,7 +132,7 @@ def signal_propagation(
         >>> from invertible.models import resnet20
         >>> found = signal_propagation(resnet20(), (4, 3, 32, 32))
         >>> [block.name for block in found.blocks[:3]], found.blocks[1].branches[0].name, found.provenance.mode
-        (['input of stages.0.0', 'stages.0.0', 'stages.0.1'], 'stages.0.0.residual.4', 'train')
+        (['input of stages.0.0', 'stages.0.0', 'stages.0.1'], 'stages.0.0.residual', 'train')
     """
     with measuring(model, mode) as network:
         feed = Feed(
