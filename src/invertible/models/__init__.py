@@ -73,6 +73,10 @@ from invertible.models.nice import (
     nice_digits,
     nice_fashion_mnist,
 )
+from invertible.models.normalizer_free import (
+    NormalizerFree,
+    normalizer_free,
+)
 from invertible.models.realnvp import (
     realnvp,
     realnvp_2d,
@@ -125,6 +129,7 @@ __all__ = [
     "Classifier",
     "Hybrid",
     "IRevNetBlock",
+    "NormalizerFree",
     "NormalizerFreeNet",
     "PoolingHead",
     "ResNet",
@@ -175,6 +180,7 @@ __all__ = [
     "nice",
     "nice_digits",
     "nice_fashion_mnist",
+    "normalizer_free",
     "preact_resnet600",
     "realnvp",
     "realnvp_2d",
