@@ -91,7 +91,7 @@ class Feed:
         self._n_passes += 1
         watch, self.stopped = (self.watch if first else Stopwatch()), ""
         with ExitStack() as stack:
-            update = _Bar(self.name, stack, self.quiet)
+            update = Bar(self.name, stack, self.quiet)
             for i in itertools.count():
                 self.stopped = self._reason(i, watch) if i else ""
                 batch = None if self.stopped else first[0] if i < len(first) else self._next(source, i)
@@ -147,13 +147,25 @@ class Feed:
         return min(max(shares), 1.0) if shares else None
 
 
-class _Bar:
-    """Shows how far it is, once it has taken some seconds."""
+class Bar:
+    """Shows how far it is, once it has taken some seconds.
+
+    Args:
+        name: What is going on.
+        stack: Takes the bar off when it closes.
+        quiet: Never show it.
+    """
 
     def __init__(self, name: str, stack: ExitStack, quiet: bool) -> None:
         self._name, self._stack, self._quiet, self._move = name, stack, quiet, None
 
     def __call__(self, seconds: float, share: float | None) -> None:
+        """Move on.
+
+        Args:
+            seconds: How long it has taken.
+            share: How much is done, 0 to 1; None: nobody knows.
+        """
         if self._quiet or seconds < SECONDS_UNSEEN:
             return
         if self._move is None:
