@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from flow._make import Affine, Two, conditional, plane
 from invertible import Chain, Flow
-from invertible.errors import ConfigError, NonFiniteError, RangeError, ShapeError
+from invertible.errors import ConfigError, DtypeError, NonFiniteError, RangeError, ShapeError
 from invertible.flow import ClassNormal, FitOptions, FitReport, InterruptedFit, UniformDequantization
 from invertible.flow._training import Training
 from invertible.layers import ActNorm, AffineCoupling
@@ -296,3 +296,11 @@ def test_one_held_out_row_has_no_standard_error() -> None:
 def test_networks_of_context_are_called_with_rows_of_it() -> None:
     flow = Flow(AffineCoupling(Two(1, 2, 2), takes_context=True), 2)
     assert flow.fit(GAUSS, GAUSS, max_steps=2, **QUIET) is flow
+
+
+def test_numbers_of_other_machines_are_taken_and_complex_ones_refused():
+    flow = plane()
+    points = np.random.default_rng(0).normal(size=(32, 2)).astype(">f4")
+    flow.fit(points, max_steps=1, quiet=True)
+    with pytest.raises(DtypeError, match=r"real numbers.*view_as_real"):
+        flow.fit(points + 1j * points)

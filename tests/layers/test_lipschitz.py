@@ -358,3 +358,8 @@ def test_a_certificate_is_a_chain_and_uses_the_size():
     assert found.bound == pytest.approx(math.prod(link.bound for link in found.links))
     assert "product" in str(found)
     assert promised_bound(conv_net()) == pytest.approx(0.9**3)
+
+
+def test_a_layer_without_a_weight_is_refused_in_words():
+    with pytest.raises(ConfigError, match=r"no weight yet.*LazyLinear.*Try: a forward pass"):
+        constrain(nn.LazyLinear(3), 0.9)

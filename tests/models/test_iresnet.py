@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -132,3 +135,37 @@ def test_what_does_not_fit_is_refused():
         residual_flow(n_dense=-1)
     with pytest.raises(ConfigError, match="n_blocks"):
         iresnet_density(n_blocks=0)
+
+
+WRONG = """
+from torch import nn
+from invertible import models
+from invertible.errors import ConfigError
+from invertible.layers import constrain
+
+CASES = [
+    lambda: models.iresnet(784),
+    lambda: models.iresnet((1.0, 8.0, 8.0)),
+    lambda: models.iresnet(n_blocks=3),
+    lambda: models.iresnet(n_blocks=(1, 1), hidden=(8,)),
+    lambda: models.iresnet(n_blocks=(), hidden=()),
+    lambda: models.iresnet(n_pad=-1),
+    lambda: models.residual_flow(3),
+    lambda: models.residual_flow(n_blocks=2),
+    lambda: models.residual_flow_table("a"),
+    lambda: models.residual_flow_table(2, hidden=()),
+    lambda: constrain(nn.Linear(3, 3), 0.9, norms=3),
+]
+for i, case in enumerate(CASES):
+    try:
+        case()
+        print(i, "was taken")
+    except ConfigError as error:
+        print(i, "expected" in str(error) and "got" in str(error))
+"""
+
+
+def test_arguments_of_the_wrong_kind_are_refused_in_words():
+    """In a process of its own, as here all types are checked."""
+    told = subprocess.run([sys.executable, "-c", WRONG], capture_output=True, text=True, timeout=300, check=True)
+    assert told.stdout.split("\n")[:-1] == [f"{i} True" for i in range(11)]

@@ -32,8 +32,15 @@ def as_tensor(x: Any, device: torch.device) -> Tensor:
     Raises:
         DtypeError: If x holds no numbers.
     """
-    if isinstance(x, Tensor):
-        return x
+    if not isinstance(x, Tensor):
+        x = _converted(x, device)
+    if x.is_complex():
+        hint = "its real and imaginary parts as columns of their own: torch.view_as_real(x).flatten(1)"
+        raise DtypeError("a flow takes real numbers", expected="floating point", got=describe(x), hint=hint)
+    return x
+
+
+def _converted(x: Any, device: torch.device) -> Tensor:
     try:
         return torch.as_tensor(x if isinstance(x, list | tuple | float | int) else _array(x), device=device)
     except (TypeError, ValueError, RuntimeError) as error:
@@ -44,6 +51,8 @@ def as_tensor(x: Any, device: torch.device) -> Tensor:
 def _array(x: Any) -> np.ndarray:
     # Torch refuses negative strides, and warns of memory that must not be written.
     array = np.asarray(x)
+    if not array.dtype.isnative:
+        array = array.astype(array.dtype.newbyteorder("="))
     return array if array.flags.writeable and min(array.strides, default=0) >= 0 else array.copy()
 
 

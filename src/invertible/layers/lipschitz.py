@@ -93,6 +93,10 @@ def constrain(
     layers = list(dict.fromkeys(_layers_to_constrain(module)))
     if not layers:
         raise ConfigError("nothing to constrain", expected="a linear layer or convolution", got=type(module).__name__)
+    lazy = [type(layer).__name__ for layer in layers if nn.parameter.is_lazy(layer.weight)]
+    if lazy:
+        hint = "a forward pass of the network before it is constrained"
+        raise ConfigError("a layer has no weight yet", expected="layers of known size", got=lazy[0], hint=hint)
     pairs = _pairs(norms, len(layers))
     constraints = [_constraint(layer, c, bound, pair, n_iterations) for layer, pair in zip(layers, pairs, strict=True)]
     for layer, constraint in zip(layers, constraints, strict=True):
@@ -122,9 +126,10 @@ def unconstrain(module: M) -> M:
 def _pairs(norms: Sequence[float] | None, n_layers: int) -> list[tuple[float, float]]:
     if norms is None:
         return [(2.0, 2.0)] * n_layers
-    if len(norms) != n_layers + 1 or norms[0] != norms[-1] or not all(p >= 1 for p in norms):
+    is_list = isinstance(norms, Sequence) and all(isinstance(p, int | float) and p >= 1 for p in norms)
+    if not is_list or len(norms) != n_layers + 1 or norms[0] != norms[-1]:
         expected = f"{n_layers + 1} numbers from 1 to infinity for {n_layers} layers, the last equal to the first"
-        raise ConfigError("the norms do not fit", expected=expected, got=list(norms), hint="norms=None for L_2")
+        raise ConfigError("the norms do not fit", expected=expected, got=repr(norms), hint="norms=None for L_2")
     return list(pairwise(map(float, norms)))
 
 

@@ -54,8 +54,9 @@ def image_shape(in_shape: Sequence[int], multiple: int) -> tuple[int, int, int]:
     Raises:
         ConfigError: If they are not.
     """
-    shape = tuple(in_shape)
-    if len(shape) != 3 or min(shape) < 1 or shape[1] % multiple or shape[2] % multiple:
+    shape = tuple(in_shape) if isinstance(in_shape, list | tuple) else (in_shape,)
+    is_whole = all(isinstance(n, int) and n >= 1 for n in shape)
+    if len(shape) != 3 or not is_whole or shape[1] % multiple or shape[2] % multiple:
         hint = "data.pad or data.size in a recipe; fewer levels"
         expected = f"(channels, height, width), the latter multiples of {multiple}"
         raise ConfigError("in_shape does not fit", expected=expected, got=shape, hint=hint)

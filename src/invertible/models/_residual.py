@@ -63,18 +63,36 @@ def training_estimator(name: EstimatorName) -> LogDetEstimator:
     return known[name]
 
 
-def check_counts(**counts: int) -> None:
+def check_counts(**counts: int | Sequence[int]) -> None:
     """Refuse what does not count anything.
 
     Args:
-        **counts: By name.
+        **counts: By name: a number, or several.
 
     Raises:
-        ConfigError: If one is below 1.
+        ConfigError: If one is no whole number, or below 1; or if there are several of none.
     """
     for name, value in counts.items():
-        if value < 1:
-            raise ConfigError(f"{name} is out of range", expected="at least 1", got=value)
+        values = list(value) if isinstance(value, list | tuple) else [value]
+        if not values or not all(isinstance(v, int) and not isinstance(v, bool) and v >= 1 for v in values):
+            raise ConfigError(f"{name} is out of range", expected="whole numbers, at least 1", got=repr(value))
+
+
+def check_stages(**stages: Sequence[int]) -> None:
+    """Refuse stages that do not agree.
+
+    Args:
+        **stages: By name, a number for each stage.
+
+    Raises:
+        ConfigError: If there are no stages, not equally many, or not of whole numbers above zero.
+    """
+    got = ", ".join(f"{name}={value!r}" for name, value in stages.items())
+    is_list = all(isinstance(value, list | tuple) for value in stages.values())
+    if not is_list or len({len(value) for value in stages.values()}) != 1 or not all(stages.values()):
+        expected, hint = "one entry per stage in each", "(7, 7, 7) for three stages"
+        raise ConfigError("the stages of a network disagree", expected=expected, got=got, hint=hint)
+    check_counts(**stages)
 
 
 @dataclass(frozen=True)

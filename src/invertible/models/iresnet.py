@@ -16,7 +16,7 @@ from invertible.errors import ConfigError
 from invertible.flow import Flow, StandardNormal
 from invertible.layers import Squeeze, Standardize, multi_scale
 from invertible.models._flows import as_flow, image_shape, remember, squeezed
-from invertible.models._residual import ActivationName, Bound, Branches, EstimatorName, check_counts
+from invertible.models._residual import ActivationName, Bound, Branches, EstimatorName, check_counts, check_stages
 from invertible.models.classifier import Classifier, PoolingHead
 from invertible.reversible import Memory
 
@@ -64,8 +64,11 @@ def iresnet(
         >>> torch.allclose(net.reconstruct(net.representation(x)), x, atol=1e-5)
         True
     """
+    check_stages(n_blocks=n_blocks, hidden=hidden)
+    check_counts(n_classes=n_classes)
+    if not isinstance(n_pad, int) or n_pad < 0:
+        raise ConfigError("n_pad is out of range", expected="a whole number, 0 or more", got=repr(n_pad))
     shape, branches = image_shape(in_shape, 2 ** (len(n_blocks) - 1)), Branches(coefficient, activation, bound)
-    _check_stages(n_blocks, hidden, n_classes, n_pad)
     members: list[Bijection] = []
     channels = shape[0] + n_pad
     for stage, (n, width) in enumerate(zip(n_blocks, hidden, strict=True)):
@@ -249,7 +252,7 @@ def iresnet_table(
         ConfigError: If an argument does not fit.
     """
     arguments = dict(locals())
-    check_counts(n_dims=n_dims, n_blocks=n_blocks, hidden=min(hidden, default=0))
+    check_counts(n_dims=n_dims, n_blocks=n_blocks, hidden=hidden)
     branches = Branches(coefficient, activation, bound, estimator)
     members = [part for i in range(n_blocks) for part in branches.dense(n_dims, hidden, bool(i))]
     flow = as_flow(Chain(*members, memory=memory), StandardNormal(n_dims), (n_dims,))
@@ -272,11 +275,3 @@ def iresnet_2d(coefficient: float = 0.9, memory: Memory = "store") -> Flow:
 def _centre(channels: int) -> Standardize:
     # Pixels in [0, 1) to [-1/2, 1/2), the paper's x - 0.5.
     return Standardize(torch.full((channels,), 0.5), torch.ones(channels))
-
-
-def _check_stages(n_blocks: Sequence[int], hidden: Sequence[int], n_classes: int, n_pad: int) -> None:
-    got = f"n_blocks={tuple(n_blocks)}, hidden={tuple(hidden)}, n_classes={n_classes}, n_pad={n_pad}"
-    if len(n_blocks) != len(hidden) or not n_blocks:
-        raise ConfigError("the stages of an i-ResNet disagree", expected="one entry per stage in each", got=got)
-    if min(*n_blocks, *hidden, n_classes) < 1 or n_pad < 0:
-        raise ConfigError("an i-ResNet has an empty part", expected="numbers >= 1, n_pad >= 0", got=got)

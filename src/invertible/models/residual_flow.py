@@ -15,7 +15,7 @@ from invertible.errors import ConfigError
 from invertible.flow import Flow, StandardNormal
 from invertible.layers import ActNorm, Logit, Reshape, Squeeze
 from invertible.models._flows import as_flow, image_shape, remember, squeezed
-from invertible.models._residual import ActivationName, Bound, Branches, EstimatorName, check_counts
+from invertible.models._residual import ActivationName, Bound, Branches, EstimatorName, check_counts, check_stages
 from invertible.reversible import Memory
 
 
@@ -65,7 +65,8 @@ def residual_flow(
         torch.Size([5])
     """
     arguments = dict(locals())
-    check_counts(hidden=hidden, dense_hidden=dense_hidden, n_blocks=min(n_blocks, default=0))
+    check_stages(n_blocks=n_blocks)
+    check_counts(hidden=hidden, dense_hidden=dense_hidden)
     if n_dense < 0:
         raise ConfigError("n_dense is out of range", expected="0 or more", got=n_dense)
     factor = 2 ** (len(n_blocks) - 1)
@@ -159,7 +160,7 @@ def residual_flow_table(
         ConfigError: If an argument does not fit.
     """
     arguments = dict(locals())
-    check_counts(n_dims=n_dims, n_blocks=n_blocks, hidden=min(hidden, default=0))
+    check_counts(n_dims=n_dims, n_blocks=n_blocks, hidden=hidden)
     branches = Branches(coefficient, activation, bound, estimator)
     members = [part for _ in range(n_blocks) for part in branches.dense(n_dims, hidden)]
     chain = Chain(*members, ActNorm(n_dims), memory=memory)
