@@ -171,6 +171,7 @@ def test_exploding_vanishing_constant_and_nan() -> None:
     assert "note: The variance goes from" in words(signal_propagation(stack(1.0), (64, 32)))
     assert "explodes" not in words(signal_propagation(stack(1.0), (64, 32)))
     assert "error: 0 is constant" in words(signal_propagation(stack(0.0), (64, 32)))
+    assert "error: 0 is constant" in words(signal_propagation(stack(0.0, bias=0.1), (64, 32)))
     broken = stack(1.0)
     broken[5][0].weight.data[0, 0] = math.nan
     found = signal_propagation(broken, (64, 32))
@@ -280,6 +281,15 @@ def test_hostile_data() -> None:
     assert "batch_fn" in caught.value.__notes__[0]
     strided = torch.randn(6, 4, 3).transpose(1, 2)[::2]
     assert signal_propagation(nn.Identity(), strided).blocks[1].n_values == 12
+
+
+@pytest.mark.parametrize("mode", ["eval", "train"])
+def test_under_a_callers_autocast(mode: str) -> None:
+    net = Net()
+    plain = signal_propagation(net, (8, 3, 6, 6), mode=mode)
+    with torch.autocast("cpu", torch.bfloat16):
+        half = signal_propagation(net, (8, 3, 6, 6), mode=mode)
+    assert half.blocks[-1].variance == pytest.approx(plain.blocks[-1].variance, rel=0.1)
 
 
 def test_files_plot_and_comparison(tmp_path: Path) -> None:

@@ -67,9 +67,10 @@ class _Sound:
 
     def scale(self) -> Iterator[Finding]:
         stem, last = self.blocks[0], self.blocks[-1]
-        constant = next((i for i, block in enumerate(self.blocks) if block.variance == 0 and block.n_values > 1), None)
+        constant = next((i for i, block in enumerate(self.blocks) if _is_constant(block)), None)
         if constant is not None:
-            yield self.finding("error", f"{self.blocks[constant].name} is constant: its variance is 0.", constant)
+            block = self.blocks[constant]
+            yield self.finding("error", f"{block.name} is constant: its variance is {block.variance:.2g}.", constant)
             return
         ratios = [block.variance / stem.variance if stem.variance else 1.0 for block in self.blocks]
         for word, wrong, worst in (("explodes", _above, max(ratios)), ("vanishes", _below, min(ratios))):
@@ -125,6 +126,11 @@ class _Sound:
 
 def _is_unplanned(block: SignalBlock) -> bool:
     return block.expected_variance is None or abs(block.variance / block.expected_variance - 1) > OFF_THEORY
+
+
+def _is_constant(block: SignalBlock) -> bool:
+    # What float32 leaves of a constant's variance is no variance.
+    return block.n_values > 1 and block.variance <= 1e-13 * block.squared_mean
 
 
 def _above(ratio: float) -> bool:

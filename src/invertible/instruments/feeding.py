@@ -68,7 +68,7 @@ class Feed:
         seed: int = 0,
         quiet: bool = False,
     ) -> None:
-        _check_budget(name, batches, seconds)
+        check_budget(name, batches, seconds)
         self.name, self.model, self.seed, self.quiet = name, model, seed, quiet
         self._batch_fn, self._batches, self._seconds = batch_fn, batches, seconds
         self._open, self._total = open_source(data, seed)
@@ -175,7 +175,17 @@ class Bar:
         self._move(share or 0.0)
 
 
-def _check_budget(name: str, batches: object, seconds: object) -> None:
+def check_budget(name: str, batches: object, seconds: object) -> None:
+    """Refuse a budget that is none.
+
+    Args:
+        name: Whose.
+        batches: A whole number from 1, or None.
+        seconds: Above 0, or None.
+
+    Raises:
+        ConfigError: If one is anything else.
+    """
     if batches is not None and (isinstance(batches, bool) or not isinstance(batches, int) or batches < 1):
         raise ConfigError(f"{name} has a bad budget", expected="batches >= 1, a whole number", got=repr(batches))
     is_time = isinstance(seconds, int | float) and not isinstance(seconds, bool) and seconds > 0

@@ -139,7 +139,8 @@ def same_bits(a: Tensor, b: Tensor) -> bool:
         return False
     if a.is_meta:
         return True
-    flat_a, flat_b = (t.detach().contiguous().reshape(-1).view(torch.uint8) for t in (a, b))
+    whole = {1: torch.uint8, 2: torch.int16, 4: torch.int32}.get(a.element_size(), torch.int64)
+    flat_a, flat_b = (t.detach().contiguous().reshape(-1).view(whole) for t in (a, b))
     return torch.equal(flat_a, flat_b)
 
 
