@@ -93,7 +93,7 @@ def constrain(
     layers = list(dict.fromkeys(_layers_to_constrain(module)))
     if not layers:
         raise ConfigError("nothing to constrain", expected="a linear layer or convolution", got=type(module).__name__)
-    lazy = [type(layer).__name__ for layer in layers if nn.parameter.is_lazy(layer.weight)]
+    lazy = [type(layer).__name__ for layer in layers if isinstance(layer.weight, nn.UninitializedParameter)]
     if lazy:
         hint = "a forward pass of the network before it is constrained"
         raise ConfigError("a layer has no weight yet", expected="layers of known size", got=lazy[0], hint=hint)
