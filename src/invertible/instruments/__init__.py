@@ -1,6 +1,7 @@
 """Instruments: functions that measure a network and leave it as it was."""
 
 from invertible.instruments._batch import Batch
+from invertible.instruments.depth_profile import DepthProfile, depth_profile
 from invertible.instruments.provenance import Provenance
 from invertible.instruments.registry import INSTRUMENTS, Instrument, instrument
 from invertible.instruments.result import Finding, Result
@@ -9,10 +10,12 @@ from invertible.instruments.signal_propagation import SignalPropagation, signal_
 from invertible.instruments.signal_recorder import SignalHistory, SignalPropagationRecorder
 from invertible.instruments.taps import Heard, Tap, find_taps, listen
 from invertible.instruments.untouched import measuring, untouched
+from invertible.instruments.weight_spectrum import WeightSpectrum, weight_spectrum
 
 __all__ = [
     "INSTRUMENTS",
     "Batch",
+    "DepthProfile",
     "Finding",
     "Heard",
     "Instrument",
@@ -23,6 +26,8 @@ __all__ = [
     "SignalPropagation",
     "SignalPropagationRecorder",
     "Tap",
+    "WeightSpectrum",
+    "depth_profile",
     "find_taps",
     "instrument",
     "listen",
@@ -30,4 +35,5 @@ __all__ = [
     "reversibility",
     "signal_propagation",
     "untouched",
+    "weight_spectrum",
 ]

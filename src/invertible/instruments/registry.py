@@ -80,6 +80,13 @@ class Instrument:
 
 _ALL = (
     Instrument(
+        "depth_profile",
+        "depth_profile:depth_profile",
+        "how well classes separate with depth, in how many dimensions, and what is left of the input",
+        frozenset({"data", "labels"}),
+        n_passes=60,
+    ),
+    Instrument(
         "reversibility",
         "_chain_of:reversibility_of",
         "where an invertible network's inverse loses the input",
@@ -92,6 +99,7 @@ _ALL = (
         "signal_propagation:signal_propagation",
         "mean and variance from block to block",
     ),
+    Instrument("weight_spectrum", "weight_spectrum:weight_spectrum", "how far weights are from random", frozenset()),
 )
 INSTRUMENTS: dict[str, Instrument] = {instrument.name: instrument for instrument in _ALL}
 """By name."""
