@@ -57,7 +57,7 @@ def test_an_instrument_leaves_no_trace(instrument: str, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["BatchNorm, train mode", "RevNet"])
-@pytest.mark.parametrize("instrument", INSTRUMENTS)
+@pytest.mark.parametrize("instrument", [name for name, known in INSTRUMENTS.items() if "data" in known.needs])
 def test_nor_where_the_forward_pass_raises(instrument: str, name: str) -> None:
     model, shape = NETWORKS[name]()
     with_gradients(model)

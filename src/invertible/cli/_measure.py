@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from invertible._console import progress
 from invertible.cli._show import show
 from invertible.errors import ConfigError, InvertibleError
 
@@ -85,7 +87,7 @@ def measure(options: argparse.Namespace, rest: list[str]) -> None:
     if reason:
         hint = "--data 16,3,32,32 for noise of that shape" if measured.data is None else ""
         raise ConfigError(f"{chosen.name} cannot measure {options.target}", got=reason, hint=hint)
-    result = _explained(lambda: chosen.measure(measured.model, measured.data, **own))
+    result = _run(chosen, measured, own)
     _tell([(chosen.name, result)])
     files = write_result(result, options.out or measured.folder, chosen.name)
     show(files)
@@ -152,13 +154,20 @@ def _check_all(measured: Measured, seconds: float, folder: Path) -> list[tuple[s
             continue
         share = {"seconds": max(left / (len(queue) - i), 0.1)} if known.has_budget else {}
         try:
-            result = _explained(lambda known=known, share=share: known.measure(measured.model, measured.data, **share))
+            result = _run(known, measured, share)
         except InvertibleError as error:
             show(f"{known.name}: {error}", is_error=True)
             continue
         write_result(result, folder, known.name)
         found.append((known.name, result))
     return found
+
+
+def _run(known: Instrument, measured: Measured, options: dict[str, Any]) -> Result:
+    with ExitStack() as stack:
+        if not known.has_budget:  # the others show how far they are themselves
+            stack.enter_context(progress()).add_task(known.name, total=None)
+        return _explained(lambda: known.measure(measured.model, measured.data, **options))
 
 
 T = TypeVar("T")
