@@ -41,7 +41,7 @@ def mp_cdf(x: Values, q: float) -> Values:
     middle = np.arcsin(np.clip((2 * inside - low - high) / (high - low), -1, 1))
     skew = ((low + high) * inside - 2 * low * high) / (inside * (high - low))
     total = root + (1 + q) * middle - (1 - q) * np.arcsin(np.clip(skew, -1, 1)) + math.pi * q
-    return np.clip(total / (2 * math.pi * q), 0, 1)
+    return np.where(x >= high, 1.0, np.clip(total / (2 * math.pi * q), 0, 1))
 
 
 def singular_density(x: Values, q: float) -> Values:
