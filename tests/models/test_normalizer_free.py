@@ -362,6 +362,34 @@ def test_arguments_and_modes_are_those_of_the_network():
         net()
 
 
+class Dropping(nn.Module):
+    """A branch with a dropout that is a function, and an activation at its end."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm = nn.Conv1d(4, 4, 3, padding=1), nn.BatchNorm1d(4)
+
+    def forward(self, x):
+        return x + F.dropout(F.silu(self.norm(self.conv(x))), 0.5, self.training)
+
+
+def test_a_dropout_that_is_a_function_follows_the_mode_and_a_last_activation_is_told():
+    report = normalizer_free(nn.Sequential(Dropping(), Dropping()).train(), skip_gain=1.0)
+    x = torch.randn(8, 4, 32)
+    assert not torch.equal(report.model(x), report.model(x))
+    report.model.eval()
+    assert torch.equal(report.model(x), report.model(x))
+    assert any("end with an activation" in text and "(0, 1)" in text for text in report.findings)
+
+
+@pytest.mark.parametrize("make", [lambda: VisionResNet(BasicBlock, (1, 1), (8, 12), 4), mobile])
+def test_the_result_compiles_and_exports(make):
+    net, x = normalizer_free(make().eval(), skip_gain=1.0).model, torch.randn(2, 3, 16, 16)
+    expected = net(x)
+    torch.testing.assert_close(torch.compile(net, backend="eager", fullgraph=True)(x), expected)
+    torch.testing.assert_close(torch.export.export(net, (x,)).module()(x), expected)
+
+
 class Branches(nn.Module):
     def __init__(self, first, second, norm=None):
         super().__init__()

@@ -47,6 +47,7 @@ class Conversion:
     skip_gain: float
     changes: list[Change] = field(default_factory=list)
     n_moved: int = 0
+    shifting: list[str] = field(default_factory=list)
     _normed: set[str] = field(default_factory=set)
 
     def run(self) -> ConvertedNetwork:
@@ -60,6 +61,7 @@ class Conversion:
         self._plain = {n for n in order[last:] if self.reading.role(n) in ("conv", "linear") and self._makes_logits(n)}
         self._roles = {node: self.reading.role(node) for node in order}
         self._remove_norms()
+        self._use_modules_for_dropout()
         self._pool_before_activations()
         self._free_shortcuts()
         self._scale()
@@ -95,6 +97,16 @@ class Conversion:
             self.reading.graph.erase_node(node)
             kind = type(self.reading.model.get_submodule(str(node.target))).__name__
             self.changes.append(Change(str(node.target), kind, "gone"))
+
+    def _use_modules_for_dropout(self) -> None:
+        # A dropout that is called as a function was recorded in the mode of the moment.
+        for node in self.reading.graph.nodes:
+            kind = _DROPOUTS.get(name_of(node)) if node.op == "call_function" else None
+            if kind is not None:
+                rate = node.args[1] if len(node.args) > 1 else node.kwargs.get("p", 0.5)
+                module = kind(rate if isinstance(rate, float | int) else 0.5)
+                name = self._add_module(f"dropouts.{node.name}", module.train(self.reading.model.training))
+                node.op, node.target, node.args, node.kwargs = "call_module", name, (operand(node),), {}
 
     def _pool_before_activations(self) -> None:
         graph = self.reading.graph
@@ -146,6 +158,11 @@ class Conversion:
     def _scale_sum(self, residual: Residual, variance: dict[fx.Node, float | None]) -> float:
         add = residual.add
         branch, shortcut = residual.branch, residual.shortcut
+        end = branch
+        while self._roles.get(end) == "pass":
+            end = operand(end)
+        if self._roles.get(end) == "act":
+            self.shifting.append(residual.name or "the network")
         inner, outer = variance[branch] or 1.0, variance[shortcut] or 1.0
         expected = outer + self.alpha**2 * inner
         module = ResidualSum(self.alpha, self.skip_gain, (expected, inner))
@@ -201,6 +218,12 @@ class Conversion:
         return name
 
 
+_DROPOUTS: dict[str, Callable[[float], nn.Module]] = {
+    "dropout": nn.Dropout,
+    "dropout1d": nn.Dropout1d,
+    "dropout2d": nn.Dropout2d,
+    "dropout3d": nn.Dropout3d,
+}
 _SCALED = (ScaledStdConv1d, ScaledStdConv2d, ScaledStdConv3d, ScaledStdLinear)
 _TWINS: dict[type, Callable[..., nn.Module]] = {
     nn.Conv1d: ScaledStdConv1d,

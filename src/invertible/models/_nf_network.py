@@ -171,10 +171,10 @@ class ConvertedNetwork(nn.Module):
         return values
 
     def _run(self, step: _Step, values: dict[str, Any]) -> Any:
-        def look_up(arg: Any) -> Any:
-            return values[arg.name] if isinstance(arg, _Value) else arg
-
-        args, kwargs = map_aggregate(step.args, look_up), map_aggregate(step.kwargs, look_up)
+        args, kwargs = (
+            map_aggregate(part, lambda arg: values[str(arg.name)] if isinstance(arg, _Value) else arg)
+            for part in (step.args, step.kwargs)
+        )
         if step.op == "output":
             return args[0]
         if step.op == "get_attr":

@@ -42,7 +42,7 @@ _PASSING = (
 )
 _PASSING_NAMES = {"DropPath", "StochasticDepth", "DropBlock2d"}  # classes that people write the same, by their names
 _PASSING_FUNCTIONS = {"flatten", "view", "reshape", "contiguous", "squeeze", "unsqueeze", "size", "getattr", "getitem",
-                      "dropout", "dropout2d", "to", "clone"}  # fmt: skip
+                      "dropout", "dropout1d", "dropout2d", "dropout3d", "to", "clone"}  # fmt: skip
 _ACTIVATIONS = {"relu", "relu_", "relu6", "leaky_relu", "elu", "selu", "celu", "silu", "gelu", "mish", "hardswish",
                 "hardtanh", "tanh", "sigmoid", "hardsigmoid", "softplus", "softsign"}  # fmt: skip
 _GATES = (nn.Sigmoid, nn.Hardsigmoid)

@@ -166,6 +166,9 @@ def _sentences(conversion: Conversion) -> list[str]:
         found.append(
             f"{conversion.n_moved} shortcuts now carry the sum itself: its activation is the next branch's first"
         )
+    if conversion.shifting:
+        places = ", ".join(conversion.shifting)
+        found.append(f"branches end with an activation, so that means shift; end them with a convolution ({places})")
     if any(row.what == "gate" for row in rows):
         found.append("gates are doubled, since a sigmoid halves at the start")
     return [
