@@ -9,6 +9,7 @@ from invertible.instruments.reversibility import Reversibility, reversibility
 from invertible.instruments.signal_propagation import SignalPropagation, signal_propagation
 from invertible.instruments.signal_recorder import SignalHistory, SignalPropagationRecorder
 from invertible.instruments.taps import Heard, Tap, find_taps, listen
+from invertible.instruments.transposed_reconstruction import TransposedReconstruction, transposed_reconstruction
 from invertible.instruments.untouched import measuring, untouched
 from invertible.instruments.weight_spectrum import WeightSpectrum, weight_spectrum
 
@@ -26,6 +27,7 @@ __all__ = [
     "SignalPropagation",
     "SignalPropagationRecorder",
     "Tap",
+    "TransposedReconstruction",
     "WeightSpectrum",
     "depth_profile",
     "find_taps",
@@ -34,6 +36,7 @@ __all__ = [
     "measuring",
     "reversibility",
     "signal_propagation",
+    "transposed_reconstruction",
     "untouched",
     "weight_spectrum",
 ]

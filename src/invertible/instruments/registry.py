@@ -100,6 +100,12 @@ _ALL = (
         "mean and variance from block to block",
     ),
     Instrument("weight_spectrum", "weight_spectrum:weight_spectrum", "how far weights are from random", frozenset()),
+    Instrument(
+        "transposed_reconstruction",
+        "transposed_reconstruction:transposed_reconstruction",
+        "inputs of layers from their outputs, against random weights",
+        n_passes=60,
+    ),
 )
 INSTRUMENTS: dict[str, Instrument] = {instrument.name: instrument for instrument in _ALL}
 """By name."""
