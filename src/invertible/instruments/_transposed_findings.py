@@ -17,7 +17,7 @@ def findings_of(layers: Sequence[TransposedLayer], skipped: Sequence[str], stopp
 
     Args:
         layers: The layers.
-        skipped: Names of those whose norm is not affine per channel.
+        skipped: Names of those that are no affine maps.
         stopped: Why the measurement ended early.
 
     Returns:
@@ -31,11 +31,13 @@ def findings_of(layers: Sequence[TransposedLayer], skipped: Sequence[str], stopp
     sound = [(at, layer) for at, layer in zip(starts, layers, strict=True) if math.isfinite(layer.whole.scaled)]
     for at, layer in zip(starts, layers, strict=True):
         if not math.isfinite(layer.whole.scaled):
-            found.append(Finding("error", f"{layer.name}: its inputs are all zero, or hold NaN or infinity.", at))
+            found.append(
+                Finding("error", f"{layer.name}: its inputs are all zero, or something there is NaN or infinite.", at)
+            )
     if sound:
         found += [_against_random(sound), _against_the_mean(sound), _theory(sound), *_dropout(sound)]
     if skipped:
-        text = f"Left out, as what lies between layer and ReLU is not affine per channel: {', '.join(skipped[:3])}"
+        text = f"Left out, as they or the norm behind them are no affine maps: {', '.join(skipped[:3])}"
         found.append(Finding("note", text + (f" and {len(skipped) - 3} more." if len(skipped) > 3 else ".")))
     if stopped:
         found.append(Finding("note", f"Measured on part of the data: {stopped}."))

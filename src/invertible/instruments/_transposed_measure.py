@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from invertible.errors import ConfigError
 from invertible.instruments._relu_layers import ReluLayer
 from invertible.instruments._transposed_rows import Control, Reconstruction, TransposedLayer
-from invertible.instruments._transposed_theory import linear_map, predict, rows_of, transpose
+from invertible.instruments._transposed_theory import Linear, find_linear_map, predict, rows_of, transpose
 from invertible.instruments._weights import find_weights
 
 _AFFINE = 1e-3
@@ -66,15 +66,15 @@ class LayerSums:
         self, found: ReluLayer, keeps: Sequence[float], threshold: float, n_controls: int, seed: int
     ) -> None:  # fmt: skip
         self.found, self.keeps, self.threshold, self.seed = found, tuple(keeps), threshold, seed
-        self._linear = linear_map(found.layer.module)
         self._n_draws, self._n_calls, self._n_examples = n_controls, 0, 0
         names = ["own", "predicted", *(f"gaussian {i}" for i in range(n_controls)),
                  *(f"permuted {i}" for i in range(n_controls))]  # fmt: skip
         self._sums = {(keep, name): _Sums() for keep in keeps for name in names}
         self._active, self._n_values, self._n_inputs, self._reached = 0.0, 0, 0, 0.0
         self._input_sum: Tensor | None = None
+        self._map: Linear | None = None
         self.is_clipped: bool | None = None
-        self.is_affine = True
+        self.is_usable = True
 
     def add(self, x: Tensor, z: Tensor, r: Tensor) -> None:
         """Take in a batch.
@@ -85,8 +85,8 @@ class LayerSums:
             r: What the ReLU gets.
         """
         x, z, r = (self._batched(tensor) for tensor in (x, z, r))
-        weight, bias = self._effective(z, r)
-        if not self.is_affine:
+        weight, bias = self._effective(x, z, r)
+        if not self.is_usable:
             return
         if self.is_clipped is None:
             self.is_clipped = not bool((x < 0).any())
@@ -123,14 +123,21 @@ class LayerSums:
         generator = torch.Generator().manual_seed(self.seed + 7919 * (1 + self._n_calls))
         return (torch.rand(r.shape, generator=generator) < keep).to(r)
 
-    def _effective(self, z: Tensor, r: Tensor) -> tuple[Tensor, Tensor]:
+    def _effective(self, x: Tensor, z: Tensor, r: Tensor) -> tuple[Tensor, Tensor]:
         module = self.found.layer.module
         weight, bias = find_weights(module)[0].values.to(z), module.bias
         bias = z.new_zeros(z.shape[1]) if bias is None else bias.detach().to(z)  # pyright: ignore[reportCallIssue]
-        if self.found.layer.name != self.found.end.name:
+        self._map = self._map or find_linear_map(module, x, weight, _spread(bias, z), z)
+        self.is_usable = self._map is not None
+        if self.is_usable and self.found.layer.name != self.found.end.name:
             scale, shift = self._affine(z, r)
             weight, bias = rows_of(scale, weight) * weight, scale * bias + shift
-        return weight, bias.view(1, -1, *[1] * (z.ndim - 2))
+        return weight, _spread(bias, z)
+
+    def _linear(self, x: Tensor, weight: Tensor) -> Tensor:
+        if self._map is None:
+            raise ConfigError(f"{self.found.layer.name} is no linear map")
+        return self._map(x, weight)
 
     def _affine(self, z: Tensor, r: Tensor) -> tuple[Tensor, Tensor]:
         dims = [i for i in range(z.ndim) if i != 1]
@@ -139,7 +146,7 @@ class LayerSums:
         scale = ((z - z_mean) * (r - r_mean)).sum(dims) / spread.clamp(min=1e-30)
         view = [1, -1, *[1] * (z.ndim - 2)]
         off = r - r_mean - scale.view(view) * (z - z_mean)
-        self.is_affine = bool(off.abs().max() <= _AFFINE * r.abs().max().clamp(min=1e-12))
+        self.is_usable = bool(off.abs().max() <= _AFFINE * r.abs().max().clamp(min=1e-12))
         return scale, r_mean.flatten() - scale * z_mean.flatten()
 
     def _batched(self, tensor: Tensor) -> Tensor:
@@ -194,3 +201,7 @@ class LayerSums:
         scaled = [each.scaled for each in sums]
         mean = sum(each.error for each in sums) / len(sums)
         return Control(mean, sum(scaled) / len(scaled), min(scaled), max(scaled))
+
+
+def _spread(per_channel: Tensor, z: Tensor) -> Tensor:
+    return per_channel.view(1, -1, *[1] * (z.ndim - 2))

@@ -14,6 +14,7 @@ the reuse of weights at several positions is neglected).
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,22 +24,51 @@ from torch import Tensor, nn
 
 Linear = Callable[[Tensor, Tensor], Tensor]
 """(input, weight) to output, without bias."""
+_SAME = 0.02
+"""As much as bfloat16 may differ from float32."""
+_LEAST_OPEN = 1e-3
+"""An input whose outputs are open less than this, in the mean, is not divided by less."""
 
 
-def linear_map(module: nn.Module) -> Linear:
+def find_linear_map(module: nn.Module, x: Tensor, weight: Tensor, bias: Tensor, z: Tensor) -> Linear | None:
     """A layer as a function of its weight.
 
     Args:
-        module: A linear layer or convolution.
+        module: A linear layer or convolution, or a class derived from one that pads in its own way.
+        x: An input.
+        weight: What it computes with.
+        bias: Likewise, shaped to be added to the output.
+        z: The output it gave.
 
     Returns:
-        The function.
+        The function; None if what the layer computes is no linear map with this weight.
     """
+    for candidate in (_plain(module), _own(module)):
+        try:
+            again = candidate(x, weight) + bias
+        except RuntimeError:  # shapes that do not fit
+            continue
+        if again.shape == z.shape and bool((again - z).abs().max() <= _SAME * z.abs().max()):
+            return candidate
+    return None
+
+
+def _plain(module: nn.Module) -> Linear:
     if isinstance(module, nn.modules.conv._ConvNd):
         conv = {1: nn.functional.conv1d, 2: nn.functional.conv2d, 3: nn.functional.conv3d}[len(module.kernel_size)]
         options = (module.stride, module.padding, module.dilation, module.groups)
         return lambda x, weight: conv(x, weight, None, *options)  # pyright: ignore[reportArgumentType, reportCallIssue]
     return lambda x, weight: nn.functional.linear(x, weight)
+
+
+def _own(module: nn.Module) -> Linear:
+    # A shallow copy with another weight; its forward is called past the hooks, ours among them.
+    def run(x: Tensor, weight: Tensor) -> Tensor:
+        twin = copy.copy(module)
+        vars(twin)["_parameters"] = {"weight": weight, "bias": None}
+        return twin.forward(x)
+
+    return run
 
 
 def transpose(linear: Linear, x: Tensor, weight: Tensor, y: Tensor) -> Tensor:
@@ -55,7 +85,7 @@ def transpose(linear: Linear, x: Tensor, weight: Tensor, y: Tensor) -> Tensor:
 
     Example:
         >>> weight, y = torch.randn(3, 2), torch.randn(5, 3)
-        >>> torch.allclose(transpose(linear_map(nn.Linear(2, 3)), torch.zeros(5, 2), weight, y), y @ weight)
+        >>> torch.allclose(transpose(nn.functional.linear, torch.zeros(5, 2), weight, y), y @ weight)
         True
     """
     pull = torch.func.vjp(lambda value: linear(value, weight), torch.zeros_like(x))[1]
@@ -94,11 +124,13 @@ class Theory:
 
     Args:
         gain: What divides W^T y, per input element.
+        share: Which share of the input that leaves in the mean: 1, but for inputs whose outputs are shut.
         noise: Standard deviation of the estimate where the input is 0.
         spread: Its standard deviation everywhere.
     """
 
     gain: Tensor
+    share: Tensor
     noise: Tensor
     spread: Tensor
 
@@ -113,7 +145,7 @@ class Theory:
         Returns:
             The moments, in the Gaussian approximation.
         """
-        mean, std = h - threshold * self.noise, self.spread.clamp(min=1e-30)
+        mean, std = h * self.share - threshold * self.noise, self.spread.clamp(min=1e-30)
         if not is_clipped:
             return Estimate(mean, mean.square() + std.square())
         return Estimate(*relu_moments(mean, std))
@@ -158,7 +190,9 @@ def predict(linear: Linear, h: Tensor, variances: Tensor, bias: Tensor, keep: fl
     std = linear(h.square(), variances).clamp(min=0).sqrt().clamp(min=1e-30)
     open_, energy = torch.special.ndtr(bias / std), relu_moments(bias.expand_as(std), std)[1]
     gain = keep * back(open_, variances)
-    gain = torch.where(gain > 0, gain, torch.inf)  # inputs that reach no output
+    # Where biases keep the outputs shut there is next to nothing to divide by; some inputs reach no output at all.
+    used = torch.maximum(gain, _LEAST_OPEN * keep * back(torch.ones_like(std), variances))
+    used = torch.where(used > 0, used, torch.inf)
     noise = keep * back(energy, variances)
     own = h.square() * back(2 * keep * open_ - (keep * open_).square(), variances.square())
-    return Theory(gain, noise.sqrt() / gain, (noise + own).sqrt() / gain)
+    return Theory(used, gain / used, noise.sqrt() / used, (noise + own).sqrt() / used)

@@ -145,8 +145,8 @@ def transposed_reconstruction(
         sums = [LayerSums(found, keep, threshold, n_controls, seed + 100 * i) for i, found in enumerate(chosen)]
         _hear(network, feed, sums)
         origin = feed.provenance(network)
-    skipped = [each.found.layer.name for each in sums if not each.is_affine]
-    found = tuple(each.layer() for each in sums if each.is_affine)
+    skipped = [each.found.layer.name for each in sums if not each.is_usable]
+    found = tuple(each.layer() for each in sums if each.is_usable)
     told = findings_of(found, skipped, feed.stopped)
     return TransposedReconstruction(told, found, type(network).__name__, threshold, n_controls, provenance=origin)
 
