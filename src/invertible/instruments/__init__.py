@@ -2,6 +2,7 @@
 
 from invertible.instruments._batch import Batch
 from invertible.instruments.depth_profile import DepthProfile, depth_profile
+from invertible.instruments.jacobian_spectrum import JacobianSpectrum, jacobian_spectrum
 from invertible.instruments.provenance import Provenance
 from invertible.instruments.registry import INSTRUMENTS, Instrument, instrument
 from invertible.instruments.result import Finding, Result
@@ -20,6 +21,7 @@ __all__ = [
     "Finding",
     "Heard",
     "Instrument",
+    "JacobianSpectrum",
     "Provenance",
     "Result",
     "Reversibility",
@@ -32,6 +34,7 @@ __all__ = [
     "depth_profile",
     "find_taps",
     "instrument",
+    "jacobian_spectrum",
     "listen",
     "measuring",
     "reversibility",

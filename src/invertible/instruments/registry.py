@@ -87,6 +87,12 @@ _ALL = (
         n_passes=60,
     ),
     Instrument(
+        "jacobian_spectrum",
+        "jacobian_spectrum:jacobian_spectrum",
+        "singular values of d representation / d input",
+        n_passes=100,
+    ),
+    Instrument(
         "reversibility",
         "_chain_of:reversibility_of",
         "where an invertible network's inverse loses the input",
