@@ -15,8 +15,8 @@ MARGIN = 0.01
 _SMALL = 64
 """Matrices up to this size are diagonalised."""
 _N_CANDIDATES = 8
-_N_STEPS = 5
-_N_STARTS = 4
+_N_STEPS = 6
+_N_STARTS = 2
 _BLOCK = 16
 _N_REFINEMENTS = 4
 _MAX_ROUNDS = 8
@@ -85,7 +85,7 @@ def leading(family: GramFamily) -> Leading:
         return Leading(float(values[index]), index, family.pick([index])[0, 0] * 0 + 1)
     if family.waves.is_real and family.n <= _SMALL:
         return _exact(family, list(range(len(family))))
-    largest_sizes = family.sizes().topk(min(_N_CANDIDATES, len(family)))
+    largest_sizes = family.sizes.topk(min(_N_CANDIDATES, len(family)))
     return _lanczos(family, largest_sizes.indices.tolist())
 
 
@@ -143,7 +143,7 @@ def _exact(family: GramFamily, indices: list[int]) -> Leading:
 
 def _unproven(family: GramFamily, bound: float) -> list[int]:
     # The matrices G for which bound * I - G has no Cholesky factor. Small Frobenius norms prove themselves.
-    is_open = (family.sizes() >= _CLEAR * bound).cpu()
+    is_open = (family.sizes >= _CLEAR * bound).cpu()
     found: list[int] = []
     for indices, matrices in family.stretches(is_open.nonzero().flatten()):
         found += indices[_fails(matrices, bound)].tolist()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import cast
 
 import torch
@@ -84,23 +84,23 @@ class Waves:
     def __init__(self, taps: Taps) -> None:
         self.taps = taps
         lags, found = _autocorrelation(taps)
-        self.lags = torch.tensor(lags, dtype=torch.float64).reshape(len(lags), -1)
+        self.lags = tuple(lags)
         self.is_real = len(lags) == 1
         _, self.groups, self.n, _ = found.shape
         self._even, self._odd = found + found.mT, found[1:] - found[1:].mT
         self._even[0] = found[0]
 
-    def coefficients(self, angles: Tensor) -> Tensor:
+    def coefficients(self, grid: Grid, shift: Size | None) -> Tensor:
         """How much of each wave there is.
 
         Args:
-            angles: Shape (n_frequencies, n_axes).
+            grid: The frequencies.
+            shift: Of the grid, in half cells.
 
         Returns:
             Shape (n_frequencies, n_waves).
         """
-        phases = angles @ self.lags.T
-        return torch.cat([phases.cos(), phases[:, 1:].sin()], 1).to(self._even)
+        return _coefficients(self.lags, grid, shift).to(self._even)
 
     def sum(self, coefficients: Tensor) -> Tensor:
         """The Gram matrices.
@@ -163,7 +163,7 @@ class GramFamily:
     def __init__(self, waves: Waves, grid: Grid, shift: Size | None = None) -> None:
         self.waves, self.grid, self.shift = waves, grid, shift
         self.angles = grid.angles(shift)[: 1 if waves.is_real else None]
-        self.coefficients = waves.coefficients(self.angles)
+        self.coefficients = waves.coefficients(grid, shift)[: len(self.angles)]
         self.n, self.groups, self.dtype = waves.n, waves.groups, waves.taps.matrices.dtype
         self.rounding = 8 * torch.finfo(self.dtype).eps * (math.sqrt(waves.taps.n_summands) + self.n)
 
@@ -186,12 +186,9 @@ class GramFamily:
             indices = (part[:, None] * self.groups + torch.arange(self.groups)).flatten()
             yield indices, self.waves.sum(self.coefficients[part.to(self.coefficients.device)])
 
+    @cached_property
     def sizes(self) -> Tensor:
-        """Frobenius norms, upper bounds of the largest eigenvalues.
-
-        Returns:
-            Shape (n_matrices,).
-        """
+        """Frobenius norms, upper bounds of the largest eigenvalues. Shape (n_matrices,)."""
         return self.waves.sizes(self.coefficients)
 
     def pick(self, indices: list[int]) -> Tensor:
@@ -237,6 +234,12 @@ class GramFamily:
 
 def _complex(dtype: torch.dtype) -> torch.dtype:
     return torch.complex128 if dtype == torch.float64 else torch.complex64
+
+
+@lru_cache(maxsize=32)
+def _coefficients(lags: tuple[Size, ...], grid: Grid, shift: Size | None) -> Tensor:
+    phases = grid.angles(shift) @ torch.tensor(lags, dtype=torch.float64).reshape(len(lags), -1).T
+    return torch.cat([phases.cos(), phases[:, 1:].sin()], 1)
 
 
 def _squares(part: Tensor, weights: Tensor) -> Tensor:

@@ -97,7 +97,7 @@ def _laid(waves: Waves, grid: Grid) -> tuple[GramFamily, Leading]:
         return family, found
     group = found.index % family.groups
     quotients = waves.quotients(found.vector, group)
-    peaks = [float((waves.coefficients(grid.angles(shift)) @ quotients).max()) for shift in shifts]
+    peaks = [float((waves.coefficients(grid, shift) @ quotients).max()) for shift in shifts]
     lowest = min(range(len(shifts)), key=peaks.__getitem__)
     if peaks[lowest] < (1 - _WORTH) * found.value:
         other = GramFamily(waves, grid, shifts[lowest])
