@@ -26,6 +26,6 @@ def test_the_table_of_fashion_mnist_has_rows_alike_but_for_the_network() -> None
         assert (first.training, first.optimizer, first.schedule, first.data) == (
             second.training, second.optimizer, second.schedule, second.data)  # fmt: skip
         assert first.model.arguments["channels"] == second.model.arguments["channels"]
-        assert first.optimizer.lr == 0.4 * first.training.batch_size / 256
+        assert first.optimizer.lr == 0.2 * first.training.batch_size / 256
         sizes.append(first.training.batch_size)
     assert sizes == [4, 16, 64, 256]
