@@ -12,6 +12,7 @@ from typing import Any
 from invertible.cli._compare import add_compare, add_recipes, compare
 from invertible.cli._compare import recipes as _recipes
 from invertible.cli._flows import add_sample, add_score, sample, score
+from invertible.cli._interpolate import add_interpolate, interpolate
 from invertible.cli._measure import add_checkup, add_measure, checkup, measure
 from invertible.cli._show import check_data_dir, check_picture, show, show_table
 from invertible.errors import InvertibleError
@@ -26,6 +27,7 @@ EPILOG = """examples:
   invertible resume runs/mine                            go on after Ctrl-C or a crash
   invertible evaluate runs/demo                          accuracy and reconstruction error; of a flow its likelihood
   invertible reconstruct runs/demo --image cat.png       a picture from its representation
+  invertible interpolate runs/demo                       what the network has between two images
   invertible train spline_flow/toys --data.name toy/moons --out runs/moons   a density of points in the plane
   invertible sample runs/moons                           draw from it
   invertible score runs/moons points.csv                 how likely are these? outliers first
@@ -107,6 +109,7 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         help="the PNG to write (default: RUN/reconstruction.png, RUN/reconstruction-NAME.png for --image)",
     )
+    add_interpolate(add("interpolate", interpolate, "images decoded from straight lines between two representations"))
     add_sample(add("sample", sample, "draw from a run's flow: a picture, and the numbers"))
     add_score(add("score", score, "how likely a run's flow finds your files, outliers first; default: its test data"))
     encode = add("encode", _encode, "a picture as the representation of an exact network, without loss")

@@ -2,6 +2,7 @@
 
 from invertible.instruments._batch import Batch
 from invertible.instruments.depth_profile import DepthProfile, depth_profile
+from invertible.instruments.interpolation import Interpolation, interpolation
 from invertible.instruments.jacobian_spectrum import JacobianSpectrum, jacobian_spectrum
 from invertible.instruments.provenance import Provenance
 from invertible.instruments.registry import INSTRUMENTS, Instrument, instrument
@@ -21,6 +22,7 @@ __all__ = [
     "Finding",
     "Heard",
     "Instrument",
+    "Interpolation",
     "JacobianSpectrum",
     "Provenance",
     "Result",
@@ -34,6 +36,7 @@ __all__ = [
     "depth_profile",
     "find_taps",
     "instrument",
+    "interpolation",
     "jacobian_spectrum",
     "listen",
     "measuring",

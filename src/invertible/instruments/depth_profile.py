@@ -80,8 +80,8 @@ class DepthProfile(Result):
         """Draw the paper's figures 6 and 7 and what goes with them.
 
         Args:
-            ax: Where figure 6 goes, alone; None: on a new figure with five panels: figure 6 with its controls, the same
-                after a random projection, figure 7, contraction, CKA.
+            ax: Where figure 6 goes, alone; None: on a new figure with six panels: figure 6 with its controls, the same
+                after a random projection, figure 7, contraction, CKA, dimensions.
 
         Returns:
             The axes of figure 6.

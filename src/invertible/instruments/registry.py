@@ -87,6 +87,13 @@ _ALL = (
         n_passes=60,
     ),
     Instrument(
+        "interpolation",
+        "interpolation:interpolation",
+        "images decoded from straight lines between two representations",
+        frozenset({"data", "chain"}),
+        n_passes=10,
+    ),
+    Instrument(
         "jacobian_spectrum",
         "jacobian_spectrum:jacobian_spectrum",
         "singular values of d representation / d input",
