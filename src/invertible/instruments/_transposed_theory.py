@@ -193,6 +193,6 @@ def predict(linear: Linear, h: Tensor, variances: Tensor, bias: Tensor, keep: fl
     # Where biases keep the outputs shut there is next to nothing to divide by; some inputs reach no output at all.
     used = torch.maximum(gain, _LEAST_OPEN * keep * back(torch.ones_like(std), variances))
     used = torch.where(used > 0, used, torch.inf)
-    noise = keep * back(energy, variances)
+    noise = keep * back(energy, variances).clamp(min=0)  # rounding of convolutions may go below zero
     own = h.square() * back(2 * keep * open_ - (keep * open_).square(), variances.square())
-    return Theory(used, gain / used, noise.sqrt() / used, (noise + own).sqrt() / used)
+    return Theory(used, gain / used, noise.sqrt() / used, (noise + own.clamp(min=0)).sqrt() / used)
