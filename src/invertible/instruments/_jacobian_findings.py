@@ -39,7 +39,9 @@ def _of_place(spectra: Sequence[tuple[int, Spectrum]]) -> Iterator[Finding]:
     text = f"Condition of d {worst.place} / d input: {bound}{worst.condition:.3g}, the worst of {len(spectra)} examples"
     if worst.rank is not None and worst.rank < smaller:
         lost = f"{smaller - worst.rank} of {smaller} directions are lost, or smaller than rounding"
-        yield Finding("warning", f"{text}; {lost}. Try: model.double(), which tells the two apart.", i)
+        is_double = worst.residuals[0] < 1e-12 * worst.values[0]
+        hint = "" if is_double else " Try: model.double(), which tells the two apart."
+        yield Finding("warning", f"{text}; {lost}.{hint}", i)
     elif worst.values[0] / (worst.smallest or worst.values)[-1] < 1 + ISOMETRIC and not worst.is_lower_bound:
         yield Finding("note", f"{text}: distances are all scaled alike.", i)
     else:
