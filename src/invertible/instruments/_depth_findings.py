@@ -11,6 +11,7 @@ from invertible.instruments._depth_rows import Depth
 from invertible.instruments._scores import Score
 from invertible.instruments.result import Finding
 
+NOT_ASKED = "none was asked for"
 JUMP = 0.5
 """Share of the whole rise that one step has to make to be called a jump."""
 CKA_NONE = 0.1
@@ -103,6 +104,8 @@ def _jump(scores: Sequence[Score], depths: Sequence[Depth], inner: Sequence[int]
 
 
 def _against_untrained(depths: Sequence[Depth], about: Circumstances) -> Iterator[Finding]:
+    if about.untrained == NOT_ASKED:
+        return
     if all(depth.untrained is None for depth in depths):
         hint = "untrained=a function that makes the network anew"
         yield Finding("note", f"No untrained network to compare with: {about.untrained}. Try: {hint}")

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from invertible.errors import ConfigError, DtypeError, NonFiniteError
 from invertible.instruments._batch import Batch
 from invertible.instruments._depth_features import INPUT, Depths, Place, random_axes
+from invertible.instruments._depth_findings import NOT_ASKED
 from invertible.instruments._depth_rows import Depth
 from invertible.instruments._moments import Axis
 from invertible.instruments._probes import Prober, components_for, distances
@@ -146,7 +147,7 @@ class Measurement:
             ConfigError: If it cannot be made.
         """
         if untrained == "none":
-            self.untrained = "none was asked for"
+            self.untrained = NOT_ASKED
         elif isinstance(untrained, str):
             self._hear_reset(untrained, layers, axis)
         else:
