@@ -44,7 +44,7 @@ def weightwatcher() -> Callable[[nn.Module], Any] | None:
         with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
             with contextlib.redirect_stdout(io.StringIO()):
-                return weightwatcher.WeightWatcher(model=net).analyze()
+                return weightwatcher.WeightWatcher(model=net).analyze(conv2d_norm=False)  # weights as they are
 
     return analyze
 
