@@ -36,7 +36,7 @@ def draw(ax: Axes | None, layers: Sequence[TransposedLayer], title: str) -> Axes
     if len(layers) <= MAX_NAMES:
         axes.set_xticks(range(len(layers)), [layer.name for layer in layers], rotation=45, ha="right", fontsize=8)
     axes.grid(alpha=0.25)
-    axes.legend(frameon=False, fontsize=8)
+    axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1))
     return axes
 
 
@@ -44,7 +44,7 @@ def _draw_share(ax: Axes, layers: Sequence[TransposedLayer], keep: float, alpha:
     found = [next(each for each in layer.reconstructions if each.keep == keep) for layer in layers]
     after = "" if keep == 1 else f", {1 - keep:.0%} dropped"
     x = range(len(found))
-    ax.plot(x, [each.scaled for each in found], "o-", color="C0", alpha=alpha, markersize=5, label=f"the layer{after}")
+    ax.plot(x, [each.scaled for each in found], "o", color="C0", alpha=alpha, markersize=5, label=f"the layer{after}")
     low, high = [each.gaussian.scaled_low for each in found], [each.gaussian.scaled_high for each in found]
     ax.vlines(x, low, high, color="C1", alpha=alpha, lw=4, label=f"Gaussian weights{after}")
     ax.plot(x, [each.permuted.scaled for each in found], "x", color="C2", alpha=alpha, label=f"rows permuted{after}")
