@@ -93,7 +93,15 @@ class ChannelMoments:
 
 
 def _mean_and_variance(x: Tensor, others: list[int]) -> tuple[Tensor, Tensor]:
-    # In two passes: six times as fast as torch.var_mean on a CPU. What rounding leaves of the mean is taken off again.
+    mean, variance = _in_two_passes(x, others)
+    if x.dtype == torch.float32 and not variance.isfinite().all():
+        # Squares leave float32 where values are 1e19: networks without normalisation get there, and are still finite.
+        return _in_two_passes(x.double(), others)
+    return mean, variance
+
+
+def _in_two_passes(x: Tensor, others: list[int]) -> tuple[Tensor, Tensor]:
+    # Six times as fast as torch.var_mean on a CPU. What rounding leaves of the mean is taken off again.
     centre = x.mean(others, keepdim=True)
     rest = x - centre
     left = rest.mean(others).double()

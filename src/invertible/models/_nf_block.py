@@ -27,7 +27,8 @@ class Parts:
 
     Args:
         activation: A name, a module (each place gets a copy) or a function.
-        weights: "standardized", or "he": plain convolutions of variance 2 / fan-in, activations without gamma.
+        weights: "standardized", or "he": plain convolutions of variance 2 / fan-in (1 / fan-in where there is no
+            activation, and before the first), activations without gamma.
         padding_mode: Of convolutions.
     """
 
@@ -48,7 +49,9 @@ class Parts:
         """
         return ScaledActivation(copy.deepcopy(make_activation(self.activation)), self.gamma)
 
-    def conv(self, n_in: int, n_out: int, size: int, stride: int = 1, groups: int = 1) -> nn.Conv2d:
+    def conv(
+        self, n_in: int, n_out: int, size: int, stride: int = 1, groups: int = 1, is_first: bool = False
+    ) -> nn.Conv2d:
         """One convolution that keeps the spatial size, divided by the stride and rounded up.
 
         Args:
@@ -57,6 +60,7 @@ class Parts:
             size: Of the kernel.
             stride: In pixels.
             groups: Of channels.
+            is_first: Whether it gets the image, of which no activation has taken half.
 
         Returns:
             The layer, with a bias of 0.
@@ -65,7 +69,8 @@ class Parts:
         options = {"padding": size // 2, "padding_mode": self.padding_mode, "groups": groups, "stride": stride}
         conv = kind(n_in, n_out, size, **options)
         if self.weights == "he":
-            nn.init.kaiming_normal_(conv.weight, mode="fan_in", nonlinearity="relu")
+            is_linear = is_first or isinstance(make_activation(self.activation), nn.Identity)
+            nn.init.kaiming_normal_(conv.weight, mode="fan_in", nonlinearity="linear" if is_linear else "relu")
             nn.init.constant_(conv.get_parameter("bias"), 0.0)
         return conv
 

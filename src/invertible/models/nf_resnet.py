@@ -191,8 +191,8 @@ def _block(
 
 def _stem(parts: Parts, n_in: int, n_out: int, stem: Stem) -> nn.Sequential:
     if stem == "cifar":
-        return nn.Sequential(parts.conv(n_in, n_out, 3))
-    return nn.Sequential(parts.conv(n_in, n_out, 7, stride=2), nn.MaxPool2d(3, stride=2, padding=1))
+        return nn.Sequential(parts.conv(n_in, n_out, 3, is_first=True))
+    return nn.Sequential(parts.conv(n_in, n_out, 7, stride=2, is_first=True), nn.MaxPool2d(3, stride=2, padding=1))
 
 
 def _imagenet(depth: int, n_classes: int, activation: Act, se_ratio: float) -> NormalizerFreeNet:

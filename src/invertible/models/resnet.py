@@ -72,12 +72,18 @@ class ResidualBlock(nn.Module):
         before: What F and S share: BatchNorm and ReLU in pre-activation blocks that change the shape.
         after: ReLU in the original form.
 
+    Attributes:
+        expected_variance: What theory expects of the output; None unless who builds the network knows.
+        expected_residual_variance: The same of F's end.
+
     Source: He et al. 2016, equation 2; He et al. 2016b, figure 4 (e).
     """
 
     def __init__(self, residual: nn.Module, shortcut: nn.Module, before: nn.Module, after: nn.Module) -> None:
         super().__init__()
         self.before, self.residual, self.shortcut, self.after = before, residual, shortcut, after
+        self.expected_variance: float | None = None
+        self.expected_residual_variance: float | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the block.
@@ -95,9 +101,10 @@ class ResidualBlock(nn.Module):
         """Where instruments listen.
 
         Returns:
-            The end of F. Theory has no expectation that would hold for every order and every first weight.
+            The end of F, and expectations if there are any: none holds for every order and every first weight.
         """
-        return TapPoints("residual")
+        expected = self.expected_variance, self.expected_residual_variance
+        return TapPoints("residual", (), *expected)
 
 
 class PaddedShortcut(nn.Module):
