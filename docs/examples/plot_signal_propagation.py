@@ -10,9 +10,9 @@ goes in; nothing is trained. Beside what is measured: what theory says.
 # %%
 # What was made small
 # -------------------
-# The depth is the paper's: four stages of 50 bottlenecks. The width is half of the paper's, images are 32x32 instead of
-# 224x224, behind a 3x3 convolution instead of a 7x7 one with max-pooling, and there are eight of them. Convolutions wrap
-# around at the border: zeros there have no variance, and theory knows no borders.
+# The depth is the paper's: four stages of 50 bottlenecks. The width is half of the paper's, and the eight images are
+# 32x32 instead of 224x224, behind a 3x3 convolution instead of a 7x7 one with max-pooling. Convolutions wrap around at
+# the border: zeros there have no variance, and theory knows no borders.
 import matplotlib.pyplot as plt
 import torch
 
@@ -61,8 +61,8 @@ def draw(*names):
 # ---------
 # In the usual order, BatchNorm, ReLU, convolution, each branch ends with a variance of 1 - 1 / pi = 0.68 and a squared
 # mean of 1 / pi = 0.32, the mean shift. Both add up from block to block and fall back where a stage begins, since there
-# the shortcut is normalised too. With ReLU before BatchNorm branches have variance one and no mean. Without ReLU there is
-# no mean shift either: it is ReLU that makes it.
+# the shortcut is normalised too. With ReLU before BatchNorm branches have variance one and no mean. Without ReLU there
+# is no mean shift either: it is ReLU that makes it.
 names = ["bn_relu_conv", "relu_bn_conv", "bn_conv"]
 results = {name: measure(name) for name in names}
 draw(*names)
@@ -78,9 +78,9 @@ results["relu_conv"] = measure("relu_conv")
 # Normalizer-free networks
 # ------------------------
 # Scaled Weight Standardization takes the mean off, and each block divides by the standard deviation that its input
-# must have: the variance grows by alpha squared = 0.04 from block to block. With plain weights of He's variance there is
-# a mean shift, branches end with less and less variance, and the recursion is missed. Without ReLU all is well again, with
-# plain weights too.
+# must have: the variance grows by alpha squared = 0.04 from block to block. With plain weights of He's variance there
+# is a mean shift, branches end with less and less variance, and the recursion is missed. Without ReLU all is well
+# again, with plain weights too.
 names = ["nf_scaled_ws", "nf_he", "nf_he_linear"]
 results |= {name: measure(name) for name in names}
 draw("relu_conv", *names)

@@ -10,10 +10,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from invertible import Chain
 from invertible._tap_points import TapPoints
 from invertible.errors import ConfigError, NonFiniteError, ShapeError
 from invertible.instruments import Result, SignalHistory, SignalPropagationRecorder, find_taps, signal_propagation
-from invertible.models import resnet
+from invertible.layers import AdditiveCoupling
+from invertible.models import resnet, revnet
 from measured_networks import Block, Net, TupleNet
 
 
@@ -236,6 +238,30 @@ def test_a_block_used_twice_counts_twice_with_its_branch() -> None:
 def test_blocks_that_return_tuples() -> None:
     found = signal_propagation(TupleNet(), (4, 4, 6, 6))
     assert [block.branches[0].name for block in found.blocks[1:]] == [f"layers.{i}.inner.conv" for i in range(3)]
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_the_residual_ends_of_couplings(exact: bool) -> None:
+    """An exact sum is no addition that could be watched: the coupling declares its network."""
+    chain = Chain(*(AdditiveCoupling(nn.Conv1d(2, 2, 1), target) for target in ("first", "second")), exact=exact)
+    x = torch.randn(5, 4, 7)
+    found = signal_propagation(chain, x)
+    assert [[end.name for end in block.branches] for block in found.blocks] == [[], ["0.network"], ["1.network"]]
+    expected = by_hand(np.array(chain[0].network(x[:, 2:]).tolist()), 1)
+    (end,) = found.blocks[1].branches
+    assert (end.squared_mean, end.variance) == pytest.approx(expected, rel=1e-4, abs=1e-6)
+    net = revnet((3, 8, 8), n_blocks=(2, 2, 2), channels=(4, 8, 16), strides=(1, 2, 2), exact=exact)
+    blocks = signal_propagation(net, (4, 3, 8, 8)).blocks[1:]
+    ends = [block.branches[0].name for block in blocks if block.kind == "AdditiveCoupling"]
+    assert ends == [f"{block.name}.network" for block in blocks if block.kind == "AdditiveCoupling"]
+    assert "transitions.1" in [block.name for block in blocks], "couplings do not hide what declares nothing"
+
+
+def test_values_whose_squares_leave_float32() -> None:
+    x = torch.randn(64, 3, 5) * 1e25
+    found = signal_propagation(nn.Sequential(nn.Identity(), nn.Identity()), x, layers="*").blocks[-1]
+    assert (found.squared_mean, found.variance) == pytest.approx(by_hand(x.double().numpy(), 1), rel=1e-5)
+    assert found.is_finite
 
 
 class Tokens(nn.Module):

@@ -33,7 +33,7 @@ def blocks_of(model: nn.Module) -> list[tuple[str, nn.Module]]:
         >>> [name for name, _ in blocks_of(nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 2)))]
         ['0', '2']
     """
-    declared = {type(module) for module in model.modules() if isinstance(module, HasTapPoints)}
+    declared = {type(module) for module in model.modules() if _declares(module)}
     if type(model) in declared:
         return [("", model)]
     if declared:
@@ -50,6 +50,11 @@ def blocks_of(model: nn.Module) -> list[tuple[str, nn.Module]]:
         return _outermost(model, kinds)
     children = [(name, child) for name, child in model.named_children() if _has_parameters(child)]
     return children or [("", model)]
+
+
+def _declares(module: nn.Module) -> bool:
+    # Bijections stand among others that have nothing to declare, and are found with them; their residual ends count.
+    return isinstance(module, HasTapPoints) and not isinstance(module, Bijection)
 
 
 def _is_composed(module: nn.Module) -> bool:

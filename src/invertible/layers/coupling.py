@@ -9,6 +9,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from invertible._tap_points import TapPoints
 from invertible.bijection import Bijection, Leaf, Method, zero_logdet
 from invertible.errors import ConfigError
 from invertible.layers._conditioning import check_network, check_output, run_network, shift_and_raw
@@ -185,6 +186,14 @@ class AdditiveCoupling(Coupling):
     """
 
     keeps_lattice = True
+
+    def tap_points(self) -> TapPoints:
+        """Where instruments listen: exact sums hide their addition from those that would find it themselves.
+
+        Returns:
+            The network: its output is added.
+        """
+        return TapPoints("network")
 
     def _change(self, target: Tensor, h: Tensor) -> Tensor:
         return target + h if self.lattice is None else self.lattice.add(target, h)

@@ -2,8 +2,8 @@
 
 The second moment of a channel at one pixel is q. The product of two pixels far apart, or of two images, is c q on
 average: what all of them have in common, the squared mean of the channel. ReLU and a random convolution with variance
-2 / fan-in keep q and turn c into f(c), which is larger: independent inputs (c = 0) come out with c = 1 / pi. That is the
-mean shift.
+2 / fan-in keep q and turn c into f(c), which is larger: independent inputs (c = 0) come out with c = 1 / pi. That is
+the mean shift.
 """
 
 from __future__ import annotations

@@ -178,6 +178,8 @@ _THEORY: dict[str, tuple[Layer, float | None]] = {
     "nf_he": ("relu", ALPHA),
     "nf_he_linear": ("linear", ALPHA),
 }
+NAMES = tuple(_THEORY)
+"""Of the functions above."""
 
 
 def _resnet(size: Size, order: Order) -> ResNet:
