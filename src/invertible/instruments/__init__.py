@@ -1,5 +1,6 @@
 """Instruments: functions that measure a network and leave it as it was."""
 
+from invertible._tap_points import HasTapPoints, TapPoints
 from invertible.instruments._batch import Batch
 from invertible.instruments.depth_profile import DepthProfile, depth_profile
 from invertible.instruments.interpolation import Interpolation, interpolation
@@ -20,6 +21,7 @@ __all__ = [
     "Batch",
     "DepthProfile",
     "Finding",
+    "HasTapPoints",
     "Heard",
     "Instrument",
     "Interpolation",
@@ -31,6 +33,7 @@ __all__ = [
     "SignalPropagation",
     "SignalPropagationRecorder",
     "Tap",
+    "TapPoints",
     "TransposedReconstruction",
     "WeightSpectrum",
     "depth_profile",
