@@ -425,7 +425,7 @@ def test_encode_says_what_a_network_must_be(trained, rounded, resnet, tmp_path: 
     z = tmp_path / "z.safetensors"
     message = fails(capsys, "encode", rounded, tmp_path / "a.png", "-o", z)
     assert "would lose bits: expected an exact network, got irevnet_digits in plain floating point" in message
-    assert "Try: train it with --model.exact true" in message
+    assert "trained with --model.exact true" in message
     assert "this network cannot reconstruct" in fails(capsys, "encode", resnet, tmp_path / "a.png", "-o", z)
     assert "is no run" in fails(capsys, "encode", tmp_path / "no", tmp_path / "a.png", "-o", z)
     assert "b.png: no such file" in fails(capsys, "encode", trained, tmp_path / "b.png", "-o", z)

@@ -360,6 +360,11 @@ def test_a_certificate_is_a_chain_and_uses_the_size():
     assert promised_bound(conv_net()) == pytest.approx(0.9**3)
 
 
+def test_a_softplus_that_jumps_is_refused():
+    with pytest.raises(ConfigError, match=r"jumps at its threshold.*threshold=0"):
+        lipschitz_bound(nn.Softplus(1, 0))
+
+
 def test_a_layer_without_a_weight_is_refused_in_words():
     with pytest.raises(ConfigError, match=r"no weight yet.*LazyLinear.*Try: a forward pass"):
         constrain(nn.LazyLinear(3), 0.9)

@@ -106,6 +106,10 @@ def _celu(module: nn.CELU, in_shape: Any) -> float:
 def _softplus(module: nn.Softplus, in_shape: Any) -> float:
     if module.beta <= 0:
         raise ConfigError("Softplus is Lipschitz for positive beta only", expected="beta > 0", got=module.beta)
+    if module.threshold < 20:
+        hint = "nn.Softplus(beta), whose threshold is 20: the jump is below 2e-9 there"
+        got = f"threshold={module.threshold:g}"
+        raise ConfigError("Softplus jumps at its threshold", expected="20 or more", got=got, hint=hint)
     return 1.0
 
 

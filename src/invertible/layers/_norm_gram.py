@@ -200,6 +200,8 @@ class GramFamily:
         Returns:
             Shape (len(indices), n, n).
         """
+        if self.waves.is_real:
+            return self.waves.sum(self.coefficients)[indices]
         frequencies, groups = zip(*(divmod(index, self.groups) for index in indices), strict=True)
         found = self.waves.sum(self.coefficients[list(frequencies)])
         return found.reshape(len(indices), self.groups, self.n, self.n)[range(len(indices)), list(groups)]

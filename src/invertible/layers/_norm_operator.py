@@ -66,7 +66,7 @@ def operator_norm(weight: Tensor, geometry: Geometry, size: Size | None) -> Norm
 
 
 def _is_small_matrix(weight: Tensor, geometry: Geometry) -> bool:
-    is_matrix = geometry.groups == 1 and all(n == 1 for n in geometry.kernel)
+    is_matrix = geometry.groups == 1 and all(n == 1 for n in geometry.kernel) and geometry.mode == "zeros"
     return is_matrix and min(weight.shape[:2]) <= LARGEST
 
 

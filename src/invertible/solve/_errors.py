@@ -48,9 +48,14 @@ def failure(
     where = f"sample {state.sample} is the worst of {state.n_bad} after {state.n_evaluations} evaluations of g"
     if kind == "infinite":
         hint = "check g's weights, and whether g is meant for inputs of this size"
+        if lipschitz is None:
+            hint += "; an iteration runs away where g is no contraction: constrain(g, c) with c below 1"
         return NonFiniteError("g must be finite", expected="finite values", got=f"NaN or infinity, {where}", hint=hint)
     if kind == "steep":
-        hint = "a sound bound of the Lipschitz constant (a smaller c); float64 if g computes with large numbers inside"
+        hint = (
+            "eval() if g draws at random (dropout); a sound bound of the Lipschitz constant; float64 if g computes "
+            "with large numbers inside"
+        )
         got = f"two points whose images are farther apart than that allows, {where}"
         expected = f"a map with Lipschitz constant {lipschitz:.6g}"
         return RangeError("g is steeper than it is said to be", expected=expected, got=got, hint=hint)

@@ -161,7 +161,7 @@ def _coder(run: Run) -> _Coder:
     classifier, weight = run.classifier, next(run.model.parameters())
     lattice, shape = classifier.body.lattice, classifier.in_shape
     if lattice is None:
-        hint = "train it with --model.exact true"
+        hint = "a network of couplings (an i-RevNet) trained with --model.exact true; i-ResNets are never exact"
         got = f"{run.recipe.model.name} in plain floating point"
         raise ConfigError(f"{run.folder} would lose bits", expected="an exact network", got=got, hint=hint)
     if weight.dtype != torch.float32:
