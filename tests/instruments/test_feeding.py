@@ -206,3 +206,10 @@ def test_the_bar_comes_late_and_goes(monkeypatch: pytest.MonkeyPatch) -> None:
     assert log == []
     list(feed([X] * 4))
     assert log == [("a test", 1.0), 0.25, 0.5, 0.75, 1.0, "gone"]
+
+
+def test_a_function_may_return_one_batch():
+    network, x = nn.Linear(3, 2), torch.randn(5, 3)
+    for make in (lambda: x, lambda: (x, torch.arange(5))):
+        (batch,) = Feed("test", network, make, quiet=True)
+        assert torch.equal(batch.args[0], x)

@@ -419,6 +419,8 @@ def conv(n_in=4, n_out=4, size=3, **options):
 
 REFUSED = {
     "vgg": (vgg, "no residual addition"),
+    "pooled shortcut": (
+        lambda: Branches(nn.Sequential(conv(), nn.BatchNorm2d(4)), nn.AvgPool2d(3, 1, 1)), "may change its"),
     "two branches": (lambda: Branches(conv(), conv()), "neither is a shortcut"),
     "two shortcuts": (lambda: Branches(conv(size=1), conv(size=1)), "neither is a shortcut"),
     "group norm": (
@@ -465,3 +467,9 @@ def test_the_sizes_of_the_real_ones():
             assert sum(p.numel() for p in net.parameters()) == count
             converted = normalizer_free(net).model
             assert sum(p.numel() for p in converted.parameters()) == count + sum(depths)
+
+
+def test_the_random_state_is_left_alone():
+    net, before = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)), torch.get_rng_state()
+    normalizer_free(net)
+    assert torch.equal(before, torch.get_rng_state())

@@ -124,7 +124,7 @@ def _against_untrained(depths: Sequence[Depth], about: Circumstances) -> Iterato
             f"a linear SVM finds classes better than in the untrained network at {len(better)} of {len(gains)} places"
         )
         yield Finding("note", f"What training did: {text}, most at {depths[i].name} ({_interval(gain)}).", i)
-    elif gains:
+    elif gains and not about.stopped:
         text = "at no place does a linear SVM find classes better than in the untrained network"
         yield Finding("warning", f"Training shows nowhere: {text}; the profile is one of the architecture.")
     if worse:
@@ -171,7 +171,8 @@ def _contraction(depths: Sequence[Depth]) -> Iterator[Finding]:
         return
     text = f"Squared distances within classes are {last.ratio:.2g} of those between them at {last.name}"
     before = "" if last.untrained_ratio is None else f", {last.untrained_ratio:.2g} untrained"
-    yield Finding("note", f"{text}{before}, {depths[0].ratio:.2g} at {depths[0].name}.", i)
+    first = f", {depths[0].ratio:.2g} at {depths[0].name}" if len(depths) > 1 else ""
+    yield Finding("note", f"{text}{before}{first}.", i)
 
 
 def _kept(depths: Sequence[Depth]) -> Iterator[Finding]:

@@ -65,7 +65,13 @@ def open_source(data: Any, seed: int) -> tuple[Callable[[], Iterator[Any]], int 
         expected = "a tensor, a shape for noise, a batch, an iterable of batches, or a data set"
         hint = "torch.as_tensor(array) of an array; DataLoader(dataset, batch_size=64) of single examples"
         raise DtypeError("data of an unknown kind", expected=expected, got=describe(data), hint=hint)
-    return (lambda: iter(data), _length(data)) if _is_iterable(data) else (lambda: iter(data()), None)
+    return (lambda: iter(data), _length(data)) if _is_iterable(data) else (lambda: _made(data), None)
+
+
+def _made(make: Callable[[], Any]) -> Iterator[Any]:
+    # What a function returns may be one batch as well.
+    data = make()
+    return iter([data]) if isinstance(data, Tensor | tuple | Mapping | Batch) else iter(data)
 
 
 def _is_iterable(data: Any) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -95,6 +96,10 @@ class SignalPropagationRecorder:
             hint = "list(data), or a function that makes the generator anew"
             raise ConfigError("a recorder needs its data again and again", got="a generator", hint=hint)
         self.model, self.data, self.every = model, data, every
+        unknown = sorted(set(options) - set(inspect.signature(signal_propagation).parameters))
+        if unknown:
+            expected = "options of signal_propagation"
+            raise ConfigError("a recorder has no such option", expected=expected, got=", ".join(unknown))
         self._options: dict[str, Any] = {"quiet": True} | options
         self._steps: list[int] = []
         self._snapshots: list[SignalPropagation] = []

@@ -115,7 +115,9 @@ def _as_residual(reading: Reading, node: fx.Node) -> Residual | str:
     if not any(is_thin) or (all(is_thin) and counts[0] == counts[1]):
         return f"{where} has two branches of convolutions, and neither is a shortcut"
     short = is_thin.index(True) if sum(is_thin) == 1 else counts.index(min(counts))
-    strange = [n for n in regions[short] if reading.role(n) not in ("conv", "norm", "act", "pool", "pass")]
+    # Behind a pooling a convolution may set the variance right again; without one nothing does.
+    allowed = {"conv", "norm", "act", "pass"} | ({"pool"} if counts[short] else set())
+    strange = [n for n in regions[short] if reading.role(n) not in allowed]
     if strange:
         what = name_of(strange[0])
         return f"the shortcut of {where} goes through {what!r}, which may change its variance; use a 1x1 convolution"

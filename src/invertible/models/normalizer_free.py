@@ -12,6 +12,7 @@ import copy
 import math
 from dataclasses import dataclass, field
 
+import torch
 from torch import nn
 
 from invertible._checks import describe
@@ -85,6 +86,7 @@ class NormalizerFree:
         return "\n".join([title, *(f"- {text}" for text in (self.findings if self.is_possible else self.obstacles))])
 
 
+@torch.random.fork_rng(devices=[])  # new layers draw weights before they are given the old ones
 def normalizer_free(model: nn.Module, alpha: float = 0.2, skip_gain: float = 0.0) -> NormalizerFree:
     """Tell what it takes to turn a residual network into its normalizer-free form, and do it where that is possible.
 
