@@ -15,7 +15,7 @@ from invertible._tap_points import TapPoints
 from invertible.errors import ConfigError, NonFiniteError, ShapeError
 from invertible.instruments import Result, SignalHistory, SignalPropagationRecorder, find_taps, signal_propagation
 from invertible.layers import AdditiveCoupling
-from invertible.models import resnet, revnet
+from invertible.models import irevnet_digits, resnet, revnet
 from measured_networks import Block, Net, TupleNet
 
 
@@ -387,3 +387,14 @@ def test_find_taps_agrees_with_what_was_measured() -> None:
     assert [tap.name for tap in find_taps(net)] == [
         block.name for block in signal_propagation(net, (4, 3, 6, 6)).blocks[1:]
     ]
+
+
+def test_branches_of_exact_irevnets_are_found():
+    """Their sums are on a lattice: no plain addition."""
+    images = torch.rand(4, 1, 8, 8)
+    plain, exact = irevnet_digits().eval(), irevnet_digits(exact=True).eval()
+    exact.load_state_dict(plain.state_dict())
+    found = [signal_propagation(net, images, quiet=True) for net in (plain, exact)]
+    plain_ends, exact_ends = ([block.residual_variance for block in result.blocks[1:]] for result in found)
+    assert None not in plain_ends
+    assert exact_ends == pytest.approx(plain_ends, rel=1e-2)

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from invertible._tap_points import TapPoints
 from invertible.bijection import Bijection, Leaf, Method, VolumePreserving, zero_logdet
 from invertible.chain import Chain
 from invertible.errors import ConfigError
@@ -55,6 +56,14 @@ class IRevNetBlock(VolumePreserving):
         super().__init__()
         self.residual = residual
         self.psi: Bijection = Squeeze(stride, order="offset") if stride > 1 else Chain()
+
+    def tap_points(self) -> TapPoints:
+        """Where instruments listen: exact sums hide their addition from those that would find it themselves.
+
+        Returns:
+            The residual network: its output is added.
+        """
+        return TapPoints("residual")
 
     def _forward(self, x: Streams, context: None) -> Streams:
         x1, x2 = x
