@@ -8,7 +8,10 @@ from invertible.errors import ConfigError
 from invertible.models import build, names
 
 DENSITIES = ("iresnet_density", "iresnet_table", "iresnet_2d", "residual_flow")  # these take no context
-CLASSIFIERS = ("glow_classifier", "hybrid_", "iresnet", "irevnet", "nf_", "preact_", "resnet", "revnet")
+CLASSIFIERS = (
+    *("glow_classifier", "hybrid_", "iresnet", "irevnet", "mlp", "nf_", "preact_", "resnet", "revnet"),
+    *("small_alexnet", "small_inception"),
+)
 FLOWS = ("ffjord", "glow", "nice", "realnvp", "spline_flow")
 
 

@@ -49,6 +49,10 @@ from invertible.models.irevnet_weights import (
     squeeze_permutation,
     to_released_layout,
 )
+from invertible.models.mlp import (
+    MLP,
+    mlp,
+)
 from invertible.models.nf_regnet import (
     nf_regnet,
     nf_regnet_b0,
@@ -120,12 +124,19 @@ from invertible.models.revnet import (
     revnet110,
     revnet164,
 )
+from invertible.models.small_alexnet import (
+    small_alexnet,
+)
+from invertible.models.small_inception import (
+    small_inception,
+)
 from invertible.models.spline_flow import (
     spline_flow,
     spline_flow_digits,
 )
 
 __all__ = [
+    "MLP",
     "Classifier",
     "Hybrid",
     "IRevNetBlock",
@@ -162,6 +173,7 @@ __all__ = [
     "irevnet_digits",
     "irevnet_fashion_mnist",
     "load_released_irevnet",
+    "mlp",
     "names",
     "nf_regnet",
     "nf_regnet_b0",
@@ -210,6 +222,8 @@ __all__ = [
     "revnet104",
     "revnet110",
     "revnet164",
+    "small_alexnet",
+    "small_inception",
     "spline_flow",
     "spline_flow_digits",
     "squeeze_permutation",

@@ -27,6 +27,7 @@ _FILES = {
         *("iresnet_density_digits", "iresnet_density_fashion_mnist", "iresnet_table", "iresnet_2d"),
     ),
     "irevnet": ("irevnet", "irevnet_a", "irevnet_b", "irevnet_digits", "irevnet_fashion_mnist"),
+    "mlp": ("mlp",),
     "nf_regnet": ("nf_regnet", *(f"nf_regnet_b{k}" for k in range(6))),
     "nf_resnet": ("nf_resnet", *(f"nf_resnet{depth}" for depth in (50, 101, 152, 200, 288, 600))),
     "nice": ("nice", "nice_digits", "nice_fashion_mnist"),
@@ -40,6 +41,8 @@ _FILES = {
         "preact_resnet600",
     ),
     "revnet": ("revnet", *(f"revnet{depth}" for depth in (38, 110, 164, 56, 104))),
+    "small_alexnet": ("small_alexnet",),
+    "small_inception": ("small_inception",),
     "spline_flow": ("spline_flow", "spline_flow_digits"),
 }
 _MODELS = {name: file for file, names in _FILES.items() for name in names}
