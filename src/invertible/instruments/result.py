@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar, cast
@@ -88,6 +88,11 @@ class Result(ABC):
     @property
     def curves(self) -> Mapping[str, Curve]:
         """What `compare` can draw, by name; the first is what it draws unasked. None, unless an instrument has some."""
+        return {}
+
+    @property
+    def pictures(self) -> Mapping[str, Callable[[], Figure]]:
+        """What there is to see beside `plot`, by the name of its file: functions that draw it. Nothing, unless told."""
         return {}
 
     @property
