@@ -19,8 +19,9 @@ LAYERS = [
     ["layers"],
     ["models", "flow"],
     ["instruments"],
-    ["restore", "augment"],
+    ["augment"],
     ["data"],
+    ["restore"],
     ["train"],
     ["report"],
     ["cli"],
@@ -31,6 +32,7 @@ ONLY = {
     "instruments": {"errors", "_checks", "_console", "_files", "_tap_points"}
     | {"streams", "bijection", "chain", "logdet", "solve", "lattice", "reversible"},
     "data": {"errors", "_checks", "_console", "_files"},
+    "restore": {"errors", "_checks", "_console", "_files", "instruments", "data"},
 }
 RANK = {module: rank for rank, row in enumerate(LAYERS) for module in row}
 
@@ -163,6 +165,9 @@ def test_checker_lets_the_good_pass(file: str, source: str) -> None:
         ),
         ("instruments/a.py", "from invertible.flow import Flow", "'instruments' may not import 'flow'"),
         ("data/a.py", "from invertible.bijection import Chain", "'data' may not import 'bijection'"),
+        ("restore/a.py", "from invertible.train.interrupt import StopRequest", "'restore' may not import 'train'"),
+        ("restore/a.py", "from invertible.layers import Squeeze", "'restore' may not import 'layers'"),
+        ("data/a.py", "from invertible.restore import restore", "'data' may not import 'restore'"),
         ("data/a.py", "from invertible.augment import shadow", "'data' may not import 'augment'"),
         ("train/a.py", "from invertible.report import page", "'train' may not import 'report'"),
         ("layers/a.py", "from invertible import Chain", "layers/a.py:1: imports the package itself"),

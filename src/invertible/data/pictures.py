@@ -44,7 +44,7 @@ def read_header(path: Path) -> Header:
     """
     from PIL import Image
 
-    with _reading(path), Image.open(path) as picture:
+    with reading(path), Image.open(path) as picture:
         (width, height), mode = picture.size, picture.mode
         sideways = picture.getexif().get(EXIF_ORIENTATION) in EXIF_SIDEWAYS
     is_grey = mode in GREY_MODES or mode.startswith("I;")
@@ -62,7 +62,7 @@ def read_picture(path: Path) -> tuple[Image, list[str]]:
     """
     from PIL import Image, ImageOps
 
-    with _reading(path), Image.open(path) as picture:
+    with reading(path), Image.open(path) as picture:
         turned = picture.getexif().get(EXIF_ORIENTATION, 1) != 1
         changes = ["turned upright as its EXIF says"] if turned else []
         return _to_8_bits(ImageOps.exif_transpose(picture), changes, path)
@@ -170,8 +170,18 @@ def _size_changes(size: tuple[int, int], wanted: tuple[int, int]) -> list[str]:
 
 
 @contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    # Decoders raise almost anything on a damaged file; the user needs the file's name.
+def reading(path: Path) -> Iterator[None]:
+    """Turn what decoders raise on a damaged file, which is almost anything, into one error with the file's name.
+
+    Args:
+        path: The picture that is read inside.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        DataError: If reading fails.
+    """
     from PIL.Image import DecompressionBombError
 
     try:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from invertible._files import write_atomically
-from invertible.data.pictures import EXIF_ORIENTATION, _reading
+from invertible.data.pictures import EXIF_ORIENTATION, reading
 from invertible.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def read_lossless(path: Path) -> tuple[Tensor, str, list[str]]:
     """
     from PIL import Image, ImageOps
 
-    with _reading(path), Image.open(path) as picture:
+    with reading(path), Image.open(path) as picture:
         _check(picture, path)
         changes = ["turned upright as its EXIF says"] if picture.getexif().get(EXIF_ORIENTATION, 1) != 1 else []
         mode = _target(picture)

@@ -1,0 +1,1 @@
+"""Restore a photograph: the Deep Image Prior, its operators, and what surrounds it."""
