@@ -118,7 +118,7 @@ def _sampling(picture: JpegImageFile, path: Path) -> tuple[int, int]:
         return 1, 1
     is_rgb = picture.info.get("adobe_transform") == 0 or bytes(layer[0] for layer in layers) == b"RGB"
     if len(layers) != 3 or is_rgb:
-        got = "RGB" if is_rgb else f"{len(layers)} planes"
+        got = "RGB" if is_rgb and len(layers) == 3 else f"{len(layers)} planes"
         raise DataError(f"{path}: unusual JPEG", expected=expected, got=got, hint=hint)
     (_, across, down, _), *colours = layers
     if (down, across) not in SAMPLINGS.values() or any(layer[1:3] != (1, 1) for layer in colours):

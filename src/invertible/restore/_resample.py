@@ -52,9 +52,10 @@ def reduction_weights(factor: int, kernel: str, phase: float) -> tuple[Tensor, i
     centre, reach = phase * (factor - 1), support * factor
     at = torch.arange(math.ceil(centre - reach), math.floor(centre + reach) + 1, dtype=torch.float64)
     weights = values((at - centre) / factor)
-    used = weights.abs() > 1e-12  # sinc is only nearly zero at the ends of its support
-    at, weights = at[used], weights[used]
-    return weights / weights.sum(), int(at[0])
+    used = (weights.abs() > 1e-12).nonzero()  # sinc is only nearly zero at the ends of its support
+    first, last = int(used[0]), int(used[-1])
+    weights = weights[first : last + 1]
+    return weights / weights.sum(), int(at[first])
 
 
 def enlargement_matrix(n_small: int, factor: int, phase: float) -> Tensor:

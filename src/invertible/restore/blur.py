@@ -45,7 +45,7 @@ class Blur(Operator):
         self.register_buffer("kernel", kernel / kernel.sum(), persistent=False)
 
     def forward(self, image: Tensor) -> Tensor:
-        """The blurred picture, of the same size."""
+        """Return the blurred picture, of the same size."""
         batch, channels, height, width = check_image(image, "Blur").shape
         down, across = (n // 2 for n in self.kernel.shape)
         single = image.reshape(batch * channels, 1, height, width)

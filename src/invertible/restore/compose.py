@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from invertible._checks import describe
-from invertible.errors import ConfigError, ShapeError
+from invertible.errors import ConfigError, DtypeError, ShapeError
 from invertible.restore.jpeg import Jpeg
 from invertible.restore.operator import Operator, check_operator
 
@@ -41,33 +41,33 @@ class Composed(Operator):
         self.operators = nn.ModuleList(operators)
 
     def forward(self, image: Tensor) -> Tensor:
-        """What is measured after all operators."""
+        """Return what is measured after all operators."""
         for operator in self._all:
             image = operator(image)
         return image
 
     def image_size(self, measured_size: tuple[int, int]) -> tuple[int, int]:
-        """The size before the first operator."""
+        """Return the size before the first operator."""
         for operator in reversed(self._all):
             measured_size = operator.image_size(measured_size)
         return measured_size
 
     def misfit(self, predicted: Tensor, measured: Tensor) -> Tensor:
-        """As the last operator counts."""
+        """Return what the last operator makes of it."""
         return self._all[-1].misfit(predicted, measured)
 
     def n_measured(self, measured: Tensor) -> int:
-        """As the last operator counts."""
+        """Return what the last operator makes of it."""
         return self._all[-1].n_measured(measured)
 
     def start(self, measured: Tensor) -> Tensor:
-        """Back through all operators."""
+        """Return a picture that went back through all operators."""
         for operator in reversed(self._all):
             measured = operator.start(measured)
         return measured
 
     def crop(self, rows: slice, columns: slice) -> Composed:
-        """Each operator for its own piece; a piece must lie on whole pixels of every size in between."""
+        """Return each operator for its own piece, which must lie on whole pixels of every size in between."""
         cropped = []
         for operator in self._all:
             cropped.append(operator.crop(rows, columns))
@@ -105,23 +105,26 @@ class Own(Operator):
         self.function, self.scale = function, scale
 
     def forward(self, image: Tensor) -> Tensor:
-        """What the function makes of the picture."""
-        measured = self.function(image)
-        if not isinstance(measured, Tensor):
-            expected = "a tensor, the measured picture"
-            raise ShapeError("an operator returns no tensor", expected=expected, got=describe(measured))
-        return measured
+        """Return what the function makes of the picture."""
+        return _as_tensor(self.function(image))
 
     def image_size(self, measured_size: tuple[int, int]) -> tuple[int, int]:
-        """`scale` times the measured size."""
+        """Return `scale` times the measured size."""
         return measured_size[0] * self.scale, measured_size[1] * self.scale
 
     def start(self, measured: Tensor) -> Tensor:
-        """The measured picture, interpolated to the wanted size."""
+        """Return the measured picture, interpolated to the wanted size."""
         if self.scale == 1:
             return measured.clamp(0, 1)
         size = self.image_size((measured.shape[2], measured.shape[3]))
         return functional.interpolate(measured, size=size, mode="bicubic", align_corners=False).clamp(0, 1)
+
+
+def _as_tensor(measured: object) -> Tensor:
+    if not isinstance(measured, Tensor):
+        expected, hint = "a tensor, the measured picture", "operations of torch only"
+        raise DtypeError("an operator returns no tensor", expected=expected, got=describe(measured), hint=hint)
+    return measured
 
 
 def as_operator(function: Callable[[Tensor], Tensor], measured: Tensor | None = None, *, scale: int = 1) -> Operator:

@@ -56,35 +56,34 @@ class Downsample(Operator):
         self.register_buffer("weights", weights, persistent=False)
 
     def forward(self, image: Tensor) -> Tensor:
-        """The small picture."""
+        """Return the small picture."""
+        self._check(image)
+        return self._along(self._along(image, 3), 2)
+
+    def image_size(self, measured_size: tuple[int, int]) -> tuple[int, int]:
+        """Return `factor` times the measured size."""
+        return measured_size[0] * self.factor, measured_size[1] * self.factor
+
+    def start(self, measured: Tensor) -> Tensor:
+        """Return the small picture enlarged by Lanczos interpolation (three lobes)."""
+        check_image(measured, "Downsample")
+        vertical = enlargement_matrix(measured.shape[2], self.factor, self.phase).to(measured)
+        horizontal = enlargement_matrix(measured.shape[3], self.factor, self.phase).to(measured)
+        return (vertical @ measured @ horizontal.T).clamp(0, 1)
+
+    def _check(self, image: Tensor) -> None:
         check_image(image, "Downsample")
         if image.shape[2] % self.factor or image.shape[3] % self.factor:
             hint = "down.image_size((height, width)) of the small picture tells the size"
             expected = f"height and width that are multiples of {self.factor}"
             raise ShapeError("Downsample cannot divide the picture", expected=expected, got=describe(image), hint=hint)
-        return self._along(self._along(image, 3), 2)
-
-    def image_size(self, measured_size: tuple[int, int]) -> tuple[int, int]:
-        """`factor` times the measured size."""
-        return measured_size[0] * self.factor, measured_size[1] * self.factor
-
-    def start(self, measured: Tensor) -> Tensor:
-        """The small picture enlarged by Lanczos interpolation (three lobes)."""
-        check_image(measured, "Downsample")
-        vertical = enlargement_matrix(measured.shape[2], self.factor, self.phase).to(measured)
-        horizontal = enlargement_matrix(measured.shape[3], self.factor, self.phase).to(measured)
-        return (vertical @ measured @ horizontal.T).clamp(0, 1)
 
     def _along(self, image: Tensor, dim: int) -> Tensor:
         batch, channels, height, width = image.shape
         before, after = -self._first, self._first + len(self.weights) - self.factor
         pad = (before, after, 0, 0) if dim == 3 else (0, 0, before, after)
         # A negative padding cuts: with few lobes and a phase at the rim some pixels of a block have no weight.
-        single = _extended(image.reshape(batch * channels, 1, height, width), pad)
+        single = functional.pad(image.reshape(batch * channels, 1, height, width), pad, mode="replicate")
         shape, stride = ((1, -1), (1, self.factor)) if dim == 3 else ((-1, 1), (self.factor, 1))
         small = functional.conv2d(single, self.weights.to(image).view(1, 1, *shape), stride=stride)
         return small.reshape(batch, channels, *small.shape[2:])
-
-
-def _extended(image: Tensor, pad: tuple[int, int, int, int]) -> Tensor:
-    return functional.pad(image, pad, mode="replicate")

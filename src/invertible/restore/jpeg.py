@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -75,24 +75,22 @@ class Jpeg(Operator):
             DataError: If it is no such file.
         """
         file = read_jpeg(Path(path))
-        subsampling = next(name for name, sampling in SAMPLINGS.items() if sampling == file.sampling)
-        made = cls(file.tables, subsampling)
+        made = cls(file.tables, _name(file.sampling))
         made._file = file
         return made
 
     def forward(self, image: Tensor) -> Tensor:
-        """The cosine coefficients, shape (batch, n_coefficients)."""
+        """Return the cosine coefficients, shape (batch, n_coefficients)."""
         return torch.cat([c.flatten(1) for c in self._coefficients(image)], 1)
 
     def misfit(self, predicted: Tensor, measured: Tensor) -> Tensor:
-        """Squared distances from the intervals, zero inside."""
+        """Return squared distances from the intervals, zero inside."""
         middles, halves = self._intervals(measured)
-        if predicted.shape != middles.shape:
-            raise ShapeError("not the same picture", expected=describe(middles), got=describe(predicted))
+        _check_same(predicted, middles)
         return (predicted - predicted.detach().clamp(middles - halves, middles + halves)) ** 2
 
     def n_measured(self, measured: Tensor) -> int:
-        """How many coefficients there are."""
+        """Return how many coefficients there are."""
         return self._intervals(measured)[0].numel()
 
     def crop(self, rows: slice, columns: slice) -> Jpeg:
@@ -132,8 +130,9 @@ class Jpeg(Operator):
     def _whole_blocks(self, image: Tensor) -> Tensor:
         # What of a (piece of a) picture, turned as stored, lies in whole blocks of every plane.
         image = image if self._file is None else as_stored(image, self._file.orientation)
-        rows, columns = self._piece or (slice(0, image.shape[2]), slice(0, image.shape[3]))
-        if image.shape[2:] != (rows.stop - rows.start, columns.stop - columns.start) or not self._has_size(image):
+        size = (image.shape[2], image.shape[3]) if self._file is None else self._file.size
+        rows, columns = self._piece or (slice(0, size[0]), slice(0, size[1]))
+        if image.shape[2:] != (rows.stop - rows.start, columns.stop - columns.start):
             expected = f"{columns.stop - columns.start}x{rows.stop - rows.start} pixels, as stored"
             raise ShapeError("not the size of this JPEG", expected=expected, got=describe(image))
         inner_rows, inner_columns = self._inner(rows, 0), self._inner(columns, 1)
@@ -141,9 +140,6 @@ class Jpeg(Operator):
             :, :, inner_rows.start - rows.start : inner_rows.stop - rows.start,
             inner_columns.start - columns.start : inner_columns.stop - columns.start,
         ]  # fmt: skip
-
-    def _has_size(self, image: Tensor) -> bool:
-        return self._file is None or self._piece is not None or tuple(image.shape[2:]) == self._file.size
 
     def _inner(self, piece: slice, axis: int) -> slice:
         unit = SIDE * self.sampling[axis]
@@ -190,5 +186,10 @@ def _check_tables(tables: tuple[Tensor, ...]) -> None:
         raise ConfigError("JPEG has no such tables", expected="steps from 1 to 65535 grey levels", got="others")
 
 
+def _check_same(predicted: Tensor, middles: Tensor) -> None:
+    if predicted.shape != middles.shape:
+        raise ShapeError("not the same picture", expected=describe(middles), got=describe(predicted))
+
+
 def _name(sampling: tuple[int, int]) -> Subsampling:
-    return next(name for name, found in SAMPLINGS.items() if found == sampling)  # pyright: ignore[reportReturnType]
+    return next(name for name in get_args(Subsampling) if SAMPLINGS[name] == sampling)

@@ -48,21 +48,21 @@ class Mask(Operator):
         self.register_buffer("known", known if known.ndim == 3 else known.unsqueeze(0))
 
     def forward(self, image: Tensor) -> Tensor:
-        """The picture with zeros in the holes."""
+        """Return the picture with zeros in the holes."""
         return torch.where(self._on(image), image, 0.0)
 
     def misfit(self, predicted: Tensor, measured: Tensor) -> Tensor:
-        """Squared errors at the known pixels, zero in the holes."""
+        """Return squared errors at the known pixels, zero in the holes."""
         known = self._on(measured)
         # The holes may hold NaN: they are replaced before anything is computed, or its gradient would be NaN.
         return torch.where(known, predicted - torch.where(known, measured, 0.0), 0.0) ** 2
 
     def n_measured(self, measured: Tensor) -> int:
-        """How many numbers are known."""
+        """Return how many numbers are known."""
         return int(self._on(measured).expand(measured.shape).sum())
 
     def start(self, measured: Tensor) -> Tensor:
-        """The holes filled with the mean of what is known, channel by channel."""
+        """Return the holes filled with the mean of what is known, channel by channel."""
         known = self._on(measured)
         weights = known.expand(measured.shape).to(measured.dtype)
         seen = torch.where(known, measured, 0.0).clamp(0, 1)
@@ -70,7 +70,7 @@ class Mask(Operator):
         return torch.where(known, seen, mean)
 
     def crop(self, rows: slice, columns: slice) -> Mask:
-        """The mask of a piece of the picture; raises ConfigError where a piece has no known pixel."""
+        """Return the mask of a piece of the picture, which must have a known pixel."""
         return Mask(self.known[:, rows, columns])
 
     def _on(self, image: Tensor) -> Tensor:

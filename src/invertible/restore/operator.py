@@ -111,7 +111,7 @@ class Identity(Operator):
     """
 
     def forward(self, image: Tensor) -> Tensor:
-        """The picture as it is."""
+        """Return the picture as it is."""
         return check_image(image, "Identity")
 
 
