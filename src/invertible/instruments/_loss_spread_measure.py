@@ -176,7 +176,7 @@ def _indices(nets: ManyMlps, examples: Examples, plan: Plan, start: int) -> Iter
         return
     batch = Batch((examples.x,), labels=examples.y)
     for i in range(min(nets.n, plan.n_index - start)):
-        view = LossOnData(nets.network(i), [batch], dtype="float64")
+        view = LossOnData(nets.network(i), [batch])
         values = torch.linalg.eigvalsh(Hessian(view).dense())
         negative, positive = ((values < -plan.zero).double().mean(), (values > plan.zero).double().mean())
         yield Index(negative.item(), positive.item(), view.gradient().norm().item(), view.value())
