@@ -163,7 +163,7 @@ def test_tables_and_figures_with_what_was_measured(tmp_path: Path, monkeypatch: 
     found = {entry.name: entry for entry in catalogue("realnvp")}
     module._expected.cache_clear()
     digits = found["realnvp/tables/digits"]
-    assert (digits.status, digits.command, digits.ours) == ("measured", "a command", "3 to 3 bits/dim")
+    assert (digits.status, digits.command, digits.ours) == ("measured", "a command", "3 bits/dim")
     assert digits.figures[0].ours == "3 ± 0.125 bits/dim"
     assert "seeds 0, 1; a machine" in digits.about
     assert (found["realnvp/figure-1"].kind, found["realnvp/figure-1"].ours) == ("figure", "3 folds")

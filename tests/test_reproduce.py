@@ -12,7 +12,18 @@ from pathlib import Path
 import pytest
 
 from invertible.errors import DataError
-from invertible.train import compare, read_recipe, read_table_recipe, recipe_names, table_names, train
+from invertible.train import (
+    compare,
+    experiment_names,
+    read_experiment,
+    read_recipe,
+    read_table_recipe,
+    recipe_names,
+    run_experiment,
+    table_names,
+    train,
+)
+from invertible.train.catalogue import paper_names
 from invertible.train.prepare import load_data
 
 ROOT = Path(str(files("invertible"))) / "recipes"
@@ -24,6 +35,11 @@ EXPECTED = {
 TABLES = {
     f"{path.parent.relative_to(ROOT).as_posix()}/{name}": entry
     for path in sorted(ROOT.glob("*/tables/expected.json"))
+    for name, entry in json.loads(path.read_text(encoding="utf-8")).items()
+}
+EXPERIMENTS = {
+    f"{path.parent.relative_to(ROOT).as_posix()}/{name}": entry
+    for path in sorted(ROOT.glob("*/experiments/expected.json"))
     for name, entry in json.loads(path.read_text(encoding="utf-8")).items()
 }
 MEASURED = [name for name, entry in EXPECTED.items() if any(f["ours"] is not None for f in entry["figures"].values())]
@@ -56,8 +72,11 @@ def test_every_figure_says_what_it_needs():
 
 
 def test_every_recipe_folder_explains_itself():
-    folders = {ROOT / name.split("/")[0] for name in recipe_names()}
-    assert all((folder / "README.md").is_file() for folder in folders)
+    assert [paper for paper in paper_names() if not (ROOT / paper / "README.md").is_file()] == []
+
+
+def test_every_expectation_of_an_experiment_belongs_to_it():  # tests/train/test_experiments.py looks closer
+    assert set(EXPERIMENTS) <= set(experiment_names())
 
 
 @pytest.mark.reproduce
@@ -91,6 +110,20 @@ def test_a_table_comes_out_again(name: str, tmp_path: Path):
             mean = ours[row].mean(figure)
             assert mean is not None, (row, figure)
             assert abs(mean - kept["ours"]) <= kept["tolerance"], (row, figure)
+
+
+@pytest.mark.reproduce
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_an_experiment_comes_out_again(name: str, tmp_path: Path):
+    overrides = EXPERIMENTS[name]["overrides"]
+    has_data = "data" in read_experiment(name, overrides).plain_options()
+    place = [word.replace("--data.", "--options.data.") for word in data_dir()] if has_data else []
+    try:
+        report = run_experiment(name, tmp_path / "out", [*overrides, *place])
+    except DataError as error:
+        pytest.skip(f"the data are not at hand: {error}")
+    assert report.complaints == []
+    assert report.is_held
 
 
 def data_dir() -> list[str]:

@@ -11,6 +11,7 @@ from typing import Any
 
 from invertible.cli._compare import add_compare, add_recipes, compare
 from invertible.cli._compare import recipes as _recipes
+from invertible.cli._experiment import add_experiment, experiment
 from invertible.cli._flows import add_sample, add_score, sample, score
 from invertible.cli._interpolate import add_interpolate, interpolate
 from invertible.cli._measure import add_checkup, add_measure, checkup, measure
@@ -24,6 +25,7 @@ EPILOG = """examples:
   invertible train irevnet/digits --training.epochs 5    a recipe with an override
   invertible train my_recipe.yaml --out runs/mine        a recipe of your own
   invertible compare irevnet/tables/digits               a paper's table: several recipes, several seeds
+  invertible experiment random_like/spectra              a paper's experiment that is more than one training
   invertible resume runs/mine                            go on after Ctrl-C or a crash
   invertible evaluate runs/demo                          accuracy and reconstruction error; of a flow its likelihood
   invertible reconstruct runs/demo --image cat.png       a picture from its representation
@@ -67,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     parser = _parser()
     options, rest = parser.parse_known_args(arguments)
-    if rest and options.command not in {"train", "compare", "measure"}:
+    if rest and options.command not in {"train", "compare", "experiment", "measure"}:
         parser.error(f"unknown arguments: {' '.join(rest)} (see `invertible {options.command} --help`)")
     try:
         options.run(options, rest)
@@ -125,6 +127,7 @@ def _parser() -> argparse.ArgumentParser:
     add_measure(add("measure", measure, "run one instrument on a run or on a network of yours", False))
     add_checkup(add("checkup", checkup, "run the instruments that fit a budget: what is wrong, worst first"))
     add_compare(add("compare", compare, "train a table of recipes over seeds, ours beside the paper's figures"))
+    add_experiment(add("experiment", experiment, "a paper's experiment: ours beside the paper's figures", False))
     add_recipes(
         add("recipes", _recipes, "list what can be trained and reproduced: recipes, tables, ours and the papers'")
     )

@@ -117,7 +117,7 @@ def add_recipes(command: argparse.ArgumentParser) -> None:
 
 
 def recipes(options: argparse.Namespace, rest: list[str]) -> None:
-    """List recipes, tables and figures.
+    """List recipes, tables, experiments and figures.
 
     Args:
         options: Parsed.
@@ -130,10 +130,10 @@ def recipes(options: argparse.Namespace, rest: list[str]) -> None:
         for entry in entries:
             _detail(entry)
         return
-    for kind in ("recipe", "table", "figure"):
+    for kind in ("recipe", "table", "experiment", "figure"):
         _overview(kind, [entry for entry in entries if entry.kind == kind])
     show("`invertible recipes PAPER` (or --all): the papers' figures beside ours, circumstances and commands.")
-    show("`invertible train RECIPE` runs one; `invertible compare TABLE` runs a table.")
+    show("Run one: `invertible train RECIPE`, `invertible compare TABLE`, `invertible experiment NAME`.")
 
 
 def _overview(kind: str, entries: list[CatalogueEntry]) -> None:
@@ -144,10 +144,10 @@ def _overview(kind: str, entries: list[CatalogueEntry]) -> None:
         return
     table = Table()
     table.add_column(kind, no_wrap=True, min_width=max(len(entry.name) for entry in entries))
-    table.add_column("what")
-    table.add_column("ours")
+    for head in ("what", "the paper's", "ours"):
+        table.add_column(head, overflow="fold")
     for entry in entries:
-        table.add_row(*map(Text, (entry.name, entry.title, entry.ours or entry.status)))
+        table.add_row(*map(Text, (entry.name, entry.title, entry.theirs or "-", entry.ours or entry.status)))
     show(table)
 
 

@@ -8,6 +8,8 @@ from invertible.train.compare_table import read_table_recipe, table_names
 from invertible.train.density import evaluate_likelihood
 from invertible.train.encoding import Encoding
 from invertible.train.evaluate import evaluate_classifier, evaluate_reconstruction
+from invertible.train.experiment_recipe import experiment_names, read_experiment
+from invertible.train.experiment_run import run_experiment
 from invertible.train.flow_figures import draw_samples
 from invertible.train.likelihood import Likelihood
 from invertible.train.loop import FitOptions, InterruptedRun, Trainer
@@ -39,7 +41,9 @@ __all__ = [
     "evaluate_classifier",
     "evaluate_likelihood",
     "evaluate_reconstruction",
+    "experiment_names",
     "load_run",
+    "read_experiment",
     "read_files",
     "read_recipe",
     "read_table_recipe",
@@ -47,6 +51,7 @@ __all__ = [
     "reconstruct_file",
     "reconstruct_images",
     "resume",
+    "run_experiment",
     "score",
     "table_names",
     "train",

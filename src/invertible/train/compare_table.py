@@ -6,13 +6,13 @@ import json
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
 from invertible.errors import ConfigError
-from invertible.train.read_recipe import check_shape, nearest, parse_yaml, read_recipe
+from invertible.train.read_recipe import check_items, check_shape, nearest, parse_yaml, read_recipe
 from invertible.train.recipe import Recipe
 
 HELP = "`invertible compare --help`"
@@ -225,8 +225,8 @@ def read_table_recipe(name: str | Path) -> TableRecipe:
 
     path = _find(str(name))
     content = check_shape(path, TableRecipe, "table", HELP)
-    _check_items(content.get("figures"), "figures", FigureConfig)
-    _check_items(content.get("rows"), "rows", RowConfig)
+    check_items(content.get("figures"), "figures", FigureConfig, "table", HELP)
+    check_items(content.get("rows"), "rows", RowConfig, "table", HELP)
     parser = ArgumentParser(exit_on_error=False, add_help=False, allow_abbrev=False)
     parser.add_argument("--config", action="config")
     parser.add_class_arguments(TableRecipe, as_group=False, instantiate=True)
@@ -281,25 +281,6 @@ def _find(name: str) -> Path:
     near = nearest(name, table_names())
     hint = f"{near!r}" if near else "`invertible recipes` lists them"
     raise ConfigError("unknown table", expected="a YAML file or a shipped table", got=repr(name), hint=hint)
-
-
-def _check_items(items: Any, key: str, kind: Any) -> None:
-    # The parser would check these as well, but not say in which row.
-    if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
-        got = type(items).__name__ if not isinstance(items, list) else repr(items)
-        raise ConfigError(f"{key} of a table", expected="a list with keys in each", got=got, hint=f"{HELP} shows one")
-    known = [item.name for item in fields(kind)]
-    needed = [item.name for item in fields(kind) if item.default is MISSING and item.default_factory is MISSING]
-    for i, item in enumerate(items):
-        where = f"in {key}, number {i + 1}"
-        for name in item:
-            if name not in known:
-                near = nearest(str(name), known)
-                hint = f"{near!r}" if near else ", ".join(known)
-                raise ConfigError(f"unknown key in a table, {where}", got=repr(name), hint=hint)
-        missing = [name for name in needed if name not in item]
-        if missing:
-            raise ConfigError(f"missing in a table, {where}", expected=", ".join(needed), got=", ".join(map(str, item)))
 
 
 def _check_keys_of_overrides(overrides: Mapping[str, Any], row: RowConfig, is_timed: bool) -> None:

@@ -6,7 +6,7 @@ import difflib
 import functools
 import re
 from collections.abc import Sequence
-from dataclasses import fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -156,8 +156,42 @@ def check_shape(path: Path, kind: Any, what: str, help_command: str) -> dict[str
     for item in fields(kind):
         section = value.get(item.name, {})
         if is_dataclass(item.default_factory) and not isinstance(section, dict):
-            raise ConfigError(f"{item.name} is a section of a {what}", expected="keys in it", got=section, hint=hint)
+            raise ConfigError(f"{item.name} is a section of {_a(what)}", expected="keys in it", got=section, hint=hint)
     return value
+
+
+def check_items(items: Any, key: str, kind: Any, what: str, help_command: str) -> None:
+    """Check a list of dictionaries, saying which one is wrong: a parser would not.
+
+    Args:
+        items: The list.
+        key: Where it stands in the file.
+        kind: The dataclass of which each item holds fields.
+        what: What the file is; for messages.
+        help_command: What shows one; for messages.
+
+    Raises:
+        ConfigError: If it is no such list, a key is unknown, or one without default is missing.
+    """
+    if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
+        got = type(items).__name__ if not isinstance(items, list) else repr(items)
+        hint = f"{help_command} shows one"
+        raise ConfigError(f"{key} of {_a(what)}", expected="a list with keys in each", got=got, hint=hint)
+    known = [item.name for item in fields(kind)]
+    needed = [item.name for item in fields(kind) if item.default is MISSING and item.default_factory is MISSING]
+    for i, item in enumerate(items):
+        where = f"in {_a(what)}, in {key}, number {i + 1}"
+        for name in item:
+            if name not in known:
+                near = nearest(str(name), known)
+                hint = f"{near!r}" if near else ", ".join(known)
+                raise ConfigError(f"unknown key {where}", got=repr(name), hint=hint)
+        if [name for name in needed if name not in item]:
+            raise ConfigError(f"missing {where}", expected=", ".join(needed), got=", ".join(map(str, item)))
+
+
+def _a(noun: str) -> str:
+    return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
 
 
 def _keys(kind: Any, prefix: str = "") -> list[str]:

@@ -24,6 +24,7 @@ from invertible.train.objective import Classification
 from invertible.train.prepare import Splits, prepare_data
 from invertible.train.randomness import seeded
 from invertible.train.recipe import DataConfig, OptimizerConfig, ScheduleConfig, TrainingConfig
+from invertible.train.threads import use_threads
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -41,6 +42,7 @@ class SpectraOptions:
         batch_size: Images per step.
         n_permutations: Random orders of each weight's entries, the null.
         seed: Of weights and order.
+        threads: Of the CPU; two are slower than one on matrices as small as these.
     """
 
     data: DataConfig = field(default_factory=DataConfig)
@@ -50,6 +52,7 @@ class SpectraOptions:
     batch_size: int = 64
     n_permutations: int = 19
     seed: int = 0
+    threads: int = 1
 
     def __post_init__(self) -> None:
         if not self.epochs or self.epochs != sorted(set(self.epochs)) or self.epochs[0] < 0:
@@ -134,9 +137,10 @@ def spectra_over_training(
     training = TrainingConfig(epochs=max(1, options.epochs[-1]), batch_size=options.batch_size, seed=options.seed)
     fit = FitOptions(options.optimizer, ScheduleConfig("constant"), training, quiet=quiet)
     trainer = Trainer(Classification(network), batches, fit)
-    measure(network.eval())
-    if options.epochs[-1]:
-        trainer.fit(measure)
+    with use_threads(options.threads):
+        measure(network.eval())
+        if options.epochs[-1]:
+            trainer.fit(measure)
     return _result(measured)
 
 
