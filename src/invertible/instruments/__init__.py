@@ -2,7 +2,18 @@
 
 from invertible._tap_points import HasTapPoints, TapPoints
 from invertible.instruments._batch import Batch
+from invertible.instruments._information_bins import Bits, binned_information
+from invertible.instruments._information_exact import binned_gaussian_information, linear_gaussian_information
+from invertible.instruments._information_kde import kde_information
+from invertible.instruments._information_measure import Sweep
 from invertible.instruments.depth_profile import DepthProfile, depth_profile
+from invertible.instruments.information_plane import InformationPlane, information_plane
+from invertible.instruments.information_recorder import (
+    InformationLog,
+    InformationPlaneRecorder,
+    InformationTrajectory,
+    log_schedule,
+)
 from invertible.instruments.interpolation import Interpolation, interpolation
 from invertible.instruments.jacobian_spectrum import JacobianSpectrum, jacobian_spectrum
 from invertible.instruments.provenance import Provenance
@@ -19,10 +30,15 @@ from invertible.instruments.weight_spectrum import WeightSpectrum, weight_spectr
 __all__ = [
     "INSTRUMENTS",
     "Batch",
+    "Bits",
     "DepthProfile",
     "Finding",
     "HasTapPoints",
     "Heard",
+    "InformationLog",
+    "InformationPlane",
+    "InformationPlaneRecorder",
+    "InformationTrajectory",
     "Instrument",
     "Interpolation",
     "JacobianSpectrum",
@@ -32,16 +48,23 @@ __all__ = [
     "SignalHistory",
     "SignalPropagation",
     "SignalPropagationRecorder",
+    "Sweep",
     "Tap",
     "TapPoints",
     "TransposedReconstruction",
     "WeightSpectrum",
+    "binned_gaussian_information",
+    "binned_information",
     "depth_profile",
     "find_taps",
+    "information_plane",
     "instrument",
     "interpolation",
     "jacobian_spectrum",
+    "kde_information",
+    "linear_gaussian_information",
     "listen",
+    "log_schedule",
     "measuring",
     "reversibility",
     "signal_propagation",

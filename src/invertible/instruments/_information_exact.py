@@ -43,7 +43,7 @@ def binned_gaussian_information(
 
     Example:
         >>> [round(binned_gaussian_information("tanh", w), 3) for w in (0.871, 100.0)]
-        [4.9, 1.15]
+        [4.9, 1.151]
     """
     from scipy.special import xlogy
 

@@ -80,9 +80,23 @@ class Instrument:
 
 _ALL = (
     Instrument(
+        "curvature",
+        "curvature:curvature",
+        "how the loss bends at the network's weights: Hessian spectrum, trace, index",
+        frozenset({"data", "labels"}),
+        n_passes=40,
+    ),
+    Instrument(
         "depth_profile",
         "depth_profile:depth_profile",
         "how well classes separate with depth, in how many dimensions, and what is left of the input",
+        frozenset({"data", "labels"}),
+        n_passes=60,
+    ),
+    Instrument(
+        "information_plane",
+        "information_plane:information_plane",
+        "what places tell of input and label, under bins and kernels",
         frozenset({"data", "labels"}),
         n_passes=60,
     ),
