@@ -12,6 +12,7 @@ from torch import nn
 
 from invertible.errors import ConfigError, DtypeError
 from invertible.instruments import INSTRUMENTS, measuring, untouched
+from invertible.instruments._tensors import tensors_in
 from invertible.instruments.untouched import same_bits
 from measured_networks import NETWORKS, Net, with_gradients
 
@@ -39,6 +40,17 @@ class Stop(Exception):
     pass
 
 
+def size(output: object, y: torch.Tensor) -> torch.Tensor:
+    return next(tensors_in(output)).square().mean()
+
+
+OPTIONS = {
+    "reversibility": {"n_examples": 2, "n_iterations": 10, "dtypes": ("float32",)},
+    "curvature": {"loss": size, "dense_up_to": 0, "n_steps": 3, "n_trace": 2},
+    "loss_slice": {"loss": size, "n_points": 3},
+}
+
+
 @pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("instrument", INSTRUMENTS)
 def test_an_instrument_leaves_no_trace(instrument: str, name: str) -> None:
@@ -49,9 +61,8 @@ def test_an_instrument_leaves_no_trace(instrument: str, name: str) -> None:
         pytest.skip(known.refusal(model))
     data = [(torch.randn(4, *shape), torch.arange(4) % 2) for _ in range(2)]
     kept = [x.clone() for x, _ in data]
-    options = {"n_examples": 2, "n_iterations": 10, "dtypes": ("float32",)} if instrument == "reversibility" else {}
     before = state_of(model)
-    known.measure(model, data, **options)
+    known.measure(model, data, **OPTIONS.get(instrument, {}))
     assert state_of(model) == before
     assert all(same_bits(x, y) and x._version == 0 for (x, _), y in zip(data, kept, strict=True))
 

@@ -6,6 +6,7 @@ from invertible.instruments._information_bins import Bits, binned_information
 from invertible.instruments._information_exact import binned_gaussian_information, linear_gaussian_information
 from invertible.instruments._information_kde import kde_information
 from invertible.instruments._information_measure import Sweep
+from invertible.instruments.curvature import Curvature, curvature
 from invertible.instruments.depth_profile import DepthProfile, depth_profile
 from invertible.instruments.information_plane import InformationPlane, information_plane
 from invertible.instruments.information_recorder import (
@@ -23,6 +24,7 @@ from invertible.instruments.reversibility import Reversibility, reversibility
 from invertible.instruments.signal_propagation import SignalPropagation, signal_propagation
 from invertible.instruments.signal_recorder import SignalHistory, SignalPropagationRecorder
 from invertible.instruments.taps import Heard, Tap, find_taps, listen
+from invertible.instruments.top_eigenvectors import Eigenvectors, top_eigenvectors
 from invertible.instruments.transposed_reconstruction import TransposedReconstruction, transposed_reconstruction
 from invertible.instruments.untouched import measuring, untouched
 from invertible.instruments.weight_spectrum import WeightSpectrum, weight_spectrum
@@ -31,7 +33,9 @@ __all__ = [
     "INSTRUMENTS",
     "Batch",
     "Bits",
+    "Curvature",
     "DepthProfile",
+    "Eigenvectors",
     "Finding",
     "HasTapPoints",
     "Heard",
@@ -55,6 +59,7 @@ __all__ = [
     "WeightSpectrum",
     "binned_gaussian_information",
     "binned_information",
+    "curvature",
     "depth_profile",
     "find_taps",
     "information_plane",
@@ -68,6 +73,7 @@ __all__ = [
     "measuring",
     "reversibility",
     "signal_propagation",
+    "top_eigenvectors",
     "transposed_reconstruction",
     "untouched",
     "weight_spectrum",

@@ -14,9 +14,11 @@ from invertible.instruments._batch import Batch
 from invertible.instruments._loss_on_data import LossOnData
 
 KEPT_BYTES = 2**31
-"""Graphs are kept from one product to the next while they and a block of products take no more memory than this."""
+"""Graphs are kept from one product to the next while they take no more memory than this."""
 MOST_AT_ONCE = 16
 """Products in one backward pass: more no longer pay."""
+AT_ONCE_BYTES = {"cpu": 2**24, "cuda": 2**31}
+"""Nor do those whose intermediate values leave the processor's cache (measured on a CPU)."""
 
 Graph = Callable[[Tensor], Tensor]
 
@@ -50,7 +52,7 @@ class Curved(ABC):
         first = self._made(view.batches[0])
         if self._bytes * len(view.batches) <= KEPT_BYTES:
             self._graphs = [first, *(self._made(batch) for batch in view.batches[1:])]
-        room = KEPT_BYTES // max(self._bytes, 1)
+        room = AT_ONCE_BYTES.get(view.device.type, 2**27) // max(self._bytes, 1)
         self.at_once = int(max(1, min(MOST_AT_ONCE, room)))
 
     @abstractmethod
@@ -161,8 +163,7 @@ class Hessian(Curved):
     """
 
     def _graph(self, theta: Tensor, batch: Batch) -> Graph | None:
-        loss = self.view.loss_at(theta, batch)
-        (gradient,) = torch.autograd.grad(loss, theta, create_graph=True)
+        gradient = self.view.slope(theta, batch, create_graph=True)
         if not gradient.requires_grad:
             return None
 

@@ -14,7 +14,7 @@ from invertible._checks import check_labels, describe
 from invertible.errors import ConfigError, DtypeError, InvertibleError, ShapeError
 from invertible.instruments._batch import Batch
 
-Loss = Callable[[Any, Any], Tensor] | nn.Module
+Loss = Callable[[Any, Any], Tensor] | nn.Module | str
 HINT = 'loss=lambda output, y: cross_entropy(output["logits"], y), of whatever the network returns'
 
 
@@ -22,7 +22,7 @@ def evaluate(loss: Loss | None, output: Any, batch: Batch) -> Tensor:
     """Compute a batch's loss and check that it is one.
 
     Args:
-        loss: (output, labels) -> a scalar; None: cross-entropy.
+        loss: (output, labels) -> a scalar; a name of `NAMED`; None: cross-entropy.
         output: What the network returned.
         batch: For its labels; a loss of one's own gets None where there are none.
 
@@ -30,6 +30,7 @@ def evaluate(loss: Loss | None, output: Any, batch: Batch) -> Tensor:
         A scalar.
 
     Raises:
+        ConfigError: If there is no loss of that name.
         ShapeError: If it is no scalar.
         DtypeError: If it is no tensor of real numbers.
         InvertibleError: As the loss raises it.
@@ -43,8 +44,10 @@ def evaluate(loss: Loss | None, output: Any, batch: Batch) -> Tensor:
         >>> evaluate(None, torch.zeros(2, 4), Batch((torch.zeros(2, 1),), labels=torch.tensor([0, 3]))).item()
         1.3862943649291992
     """
+    if loss is None or isinstance(loss, str):
+        return _named(loss or "cross-entropy")(output, batch)
     try:
-        found = cross_entropy(output, batch) if loss is None else loss(output, batch.labels)
+        found = loss(output, batch.labels)
     except InvertibleError:
         raise
     except (RuntimeError, TypeError, ValueError, KeyError, AttributeError) as error:
@@ -83,6 +86,56 @@ def cross_entropy(output: Any, batch: Batch) -> Tensor:
         raise ShapeError("cross-entropy does not fit the output", expected=expected, got=got, hint=hint)
     check_labels(labels, n_classes, "cross-entropy")
     return nn.functional.cross_entropy(logits, labels.long())
+
+
+def mean_squared_error(output: Any, batch: Batch) -> Tensor:
+    """Mean of (output - labels)^2 over all numbers.
+
+    Args:
+        output: A tensor, or as in `cross_entropy`.
+        batch: Labels: real numbers of the same shape.
+
+    Returns:
+        A scalar.
+
+    Raises:
+        ShapeError: If shapes differ; nothing is broadcast.
+    """
+    predicted, wanted = logits_of(output), batch.needed_labels("mean squared error")
+    if predicted.shape != wanted.shape:
+        got = f"{tuple(predicted.shape)}, {tuple(wanted.shape)}"
+        hint = "y.unsqueeze(1), or a loss of your own: (output, y) -> a scalar"
+        raise ShapeError("labels do not fit the output", expected="equal shapes", got=got, hint=hint)
+    return (predicted - wanted.to(predicted.dtype)).square().mean()
+
+
+NAMED: dict[str, Callable[[Any, Batch], Tensor]] = {"cross-entropy": cross_entropy, "mse": mean_squared_error}
+"""Losses that have a name, for the command line."""
+
+
+def _named(name: str) -> Callable[[Any, Batch], Tensor]:
+    if name not in NAMED:
+        expected = f"{' or '.join(map(repr, NAMED))}, or a function (output, y) -> a scalar"
+        raise ConfigError("no loss of that name", expected=expected, got=repr(name))
+    return NAMED[name]
+
+
+def name_of(loss: Loss | None) -> str:
+    """What a loss is called in results.
+
+    Args:
+        loss: As in `evaluate`.
+
+    Returns:
+        Its name, or that of the function or class.
+
+    Example:
+        >>> name_of(None), name_of(nn.MSELoss())
+        ('cross-entropy', 'MSELoss')
+    """
+    if loss is None or isinstance(loss, str):
+        return loss or "cross-entropy"
+    return type(loss).__name__ if isinstance(loss, nn.Module) else getattr(loss, "__name__", type(loss).__name__)
 
 
 def logits_of(output: Any) -> Tensor:

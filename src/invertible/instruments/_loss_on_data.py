@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from invertible.chain import Chain
-from invertible.errors import ConfigError
+from invertible.errors import ConfigError, NonFiniteError
 from invertible.instruments._batch import Batch
 from invertible.instruments._loss_functions import Loss, evaluate, split_output
 from invertible.instruments.feeding import Feed
@@ -30,7 +30,7 @@ class LossOnData:
     Args:
         network: In the mode it is to be run in; `viewing` puts it in eval mode.
         batches: One or more, on the network's device.
-        loss: (output, labels) -> a scalar, the mean over examples; None: cross-entropy.
+        loss: (output, labels) -> a scalar, the mean over examples; "mse"; None: cross-entropy.
         dtype: "float32", "float64", or "own": the network's, but float32 if that is of 16 bits.
 
     Attributes:
@@ -173,9 +173,28 @@ class LossOnData:
         for weight, batch in zip(self.weights, self.batches, strict=True):
             with torch.enable_grad():
                 leaf = (self.theta if theta is None else theta).detach().clone().requires_grad_()
-                loss = self.loss_at(leaf, batch)
-                total.add_(torch.autograd.grad(loss, leaf)[0], alpha=weight)
+                total.add_(self.slope(leaf, batch), alpha=weight)
         return total
+
+    def slope(self, theta: Tensor, batch: Batch, create_graph: bool = False) -> Tensor:
+        """The gradient of one batch's loss.
+
+        Args:
+            theta: Shape (n,), a leaf.
+            batch: One of `batches`.
+            create_graph: Whether it shall be differentiable itself.
+
+        Returns:
+            Shape (n,).
+
+        Raises:
+            ConfigError: If the loss does not depend on theta.
+        """
+        loss = self.loss_at(theta, batch)
+        if not loss.requires_grad:
+            hint = "the loss without detach(), no_grad() or argmax"
+            raise ConfigError("the loss does not depend on the parameters", got="no gradient", hint=hint)
+        return torch.autograd.grad(loss, theta, create_graph=create_graph, materialize_grads=True)[0]
 
     def _own(self, tensor: Tensor) -> Tensor:
         dtype = self.dtype if tensor.is_floating_point() else tensor.dtype
@@ -254,3 +273,23 @@ def _working(parameters: dict[str, nn.Parameter], dtype: str) -> torch.dtype:
         return DTYPES[dtype]
     own = {p.dtype for p in parameters.values() if p.is_floating_point()}
     return torch.float64 if torch.float64 in own else torch.float32
+
+
+def finite(view: LossOnData) -> tuple[float, Tensor]:
+    """The loss and its gradient, or an error.
+
+    Args:
+        view: The loss.
+
+    Returns:
+        Value and gradient, shape (n,).
+
+    Raises:
+        NonFiniteError: If one is NaN or infinite.
+    """
+    value, gradient = view.value(), view.gradient()
+    if not (math.isfinite(value) and bool(gradient.isfinite().all())):
+        what = "the gradient of the loss is" if math.isfinite(value) else "the loss is"
+        hint = 'dtype="float64", smaller weights, or a loss without log(0)'
+        raise NonFiniteError(f"{what} not finite", expected="finite numbers", got=f"loss {value:.4g}", hint=hint)
+    return value, gradient
