@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from invertible._checks import describe
 from invertible.errors import ConfigError
 from invertible.instruments._compare_plot import Curve
 from invertible.instruments._critical_findings import findings_of
-from invertible.instruments._critical_path import iterates, perturbed
+from invertible.instruments._critical_path import iterates
 from invertible.instruments._critical_plot import draw
-from invertible.instruments._critical_rows import ZERO, Point, judge, same
-from invertible.instruments._critical_search import METHODS, End, NetworkLandscape
+from invertible.instruments._critical_rows import Point
+from invertible.instruments._critical_run import Budget, Start, search_all
+from invertible.instruments._critical_search import METHODS, NetworkLandscape
 from invertible.instruments._loss_functions import Loss
 from invertible.instruments._loss_on_data import LossOnData, viewing
 from invertible.instruments.feeding import Bar
@@ -105,7 +104,7 @@ def critical_points(
     Args:
         model: A network of some hundred parameters, smooth (no ReLU). It is left as it is, to the bit.
         data: Whatever `feeding.Feed` takes; all of it is used at every step.
-        loss: (output, labels) -> a scalar, the mean over examples; None: cross-entropy.
+        loss: (output, labels) -> a scalar, the mean over examples, or its name; None: cross-entropy.
         methods: "gradient-norm", "saddle-free" or both.
         amplitudes: Standard deviations of the noise.
         n_iterates: How many iterates; each is combined with each amplitude and method.
@@ -126,7 +125,8 @@ def critical_points(
         A point per search with verdict, index and spectrum, and findings; see `CriticalPoints.critical`.
 
     Raises:
-        ConfigError: If an option is wrong, the network too large, or the loss no scalar.
+        ConfigError: If an option is wrong or the network too large.
+        ShapeError: If the loss is no scalar, or a batch is empty.
         NonFiniteError: If data or derivatives hold NaN or infinity, or the path diverges.
         DataError: If there are no data.
 
@@ -134,6 +134,7 @@ def critical_points(
     optimization", section 4 and figure 1; Frye et al. 2021, for what is no critical point.
 
     Example:
+        >>> import torch
         >>> net = nn.Sequential(nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False))
         >>> _ = [nn.init.constant_(parameter, 0.1) for parameter in net.parameters()]
         >>> def loss(output, y):  # (2 - a b)^2 / 2: a saddle at 0, minima where a b = 2
@@ -155,100 +156,13 @@ def critical_points(
             for amplitude in amplitudes
             for method in methods
         ]
-        budget = Budget(tolerance, n_iterations, seconds)
-        found = _search_all(view, land, starts, budget, watch, torch.Generator().manual_seed(seed), quiet)
+        budget = Budget(tolerance, n_iterations, seconds, watch)
+        with ExitStack() as stack:
+            found = search_all(view, land, starts, budget, seed, Bar(NAME, stack, quiet))
         if len(found) < len(starts):
             feed.stopped = f"seconds={seconds:g}, after {len(found)} of {len(starts)} searches"
         origin = feed.provenance(view.network)
     return CriticalPoints(findings_of(found, feed.stopped), found, view.n, tolerance, provenance=origin)
-
-
-@dataclass(frozen=True)
-class Start:
-    """Where a search begins.
-
-    Args:
-        step: Of the path.
-        theta: The iterate.
-        amplitude: Of the noise that is added.
-        method: Of the search.
-    """
-
-    step: int
-    theta: Tensor
-    amplitude: float
-    method: str
-
-
-@dataclass(frozen=True)
-class Budget:
-    """When a search ends.
-
-    Args:
-        tolerance: Norm of the gradient.
-        n_iterations: At most so many Hessians.
-        seconds: So long for all searches; None: no limit.
-    """
-
-    tolerance: float
-    n_iterations: int
-    seconds: float | None
-
-
-def _search_all(
-    view: LossOnData, land: NetworkLandscape, starts: Sequence[Start], budget: Budget, watch: Stopwatch,
-    generator: torch.Generator, quiet: bool,
-) -> tuple[Point, ...]:  # fmt: skip
-    points: list[Point] = []
-    with ExitStack() as stack:
-        bar = Bar(NAME, stack, quiet)
-
-        def keep_on() -> bool:
-            bar(watch.seconds, len(points) / len(starts))
-            return budget.seconds is None or watch.seconds < budget.seconds
-
-        for start in starts:
-            noisy = perturbed(start.theta, start.amplitude, generator)
-            end = METHODS[start.method](land, noisy, budget.tolerance, budget.n_iterations, keep_on)
-            points.append(_point(view, land, start, end, budget.tolerance))
-            if not keep_on():
-                break
-    return tuple(_marked(points))
-
-
-def _point(view: LossOnData, land: NetworkLandscape, start: Start, end: End, tolerance: float) -> Point:
-    judged, (negative, flat) = judge(end, tolerance), _shares(end.values)
-    return Point(
-        start=start.step, amplitude=start.amplitude, method=start.method, verdict=judged.verdict,
-        loss=land.value(end.theta), error=_error(view, end.theta), gradient_norm=end.gradient.norm().item(),
-        flatness=end.flatness, kernel_share=judged.kernel_share, newton_step=judged.newton_step, index=negative,
-        zero_share=flat, same_as=None, n_iterations=end.n_iterations, eigenvalues=tuple(end.values.tolist()),
-    )  # fmt: skip
-
-
-def _shares(values: Tensor) -> tuple[float, float]:
-    zero = ZERO * values.abs().max()
-    negative, flat = (values < -zero).double().mean(), (values.abs() <= zero).double().mean()
-    return negative.item(), flat.item()
-
-
-def _marked(points: Sequence[Point]) -> Iterator[Point]:
-    for i, point in enumerate(points):
-        twins = (j for j in range(i) if points[j].is_critical and same(points[j].eigenvalues, point.eigenvalues))
-        twin = next((j for j in twins if math.isclose(points[j].loss, point.loss, rel_tol=1e-6)), None)
-        yield replace(point, same_as=twin) if point.is_critical else point
-
-
-def _error(view: LossOnData, theta: Tensor) -> float:
-    n_wrong = 0
-    for batch in view.batches:
-        with torch.no_grad():
-            output = view.output(theta, batch)
-        is_class = batch.labels is not None and batch.labels.ndim == 1 and not batch.labels.is_floating_point()
-        if not is_class or not isinstance(output, Tensor) or output.ndim != 2 or output.shape[1] < 2:
-            return math.nan
-        n_wrong += int((output.argmax(1) != batch.labels).sum())
-    return n_wrong / view.n_examples
 
 
 def _check_size(view: LossOnData, n_most: int) -> None:
