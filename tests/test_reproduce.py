@@ -6,6 +6,7 @@ with data files (or, for recipes that read an image folder, that folder).
 
 import json
 import os
+from dataclasses import fields
 from importlib.resources import files
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from invertible.train import (
     train,
 )
 from invertible.train.catalogue import paper_names
+from invertible.train.experiment_run import data_dir_option
 from invertible.train.prepare import load_data
 
 ROOT = Path(str(files("invertible"))) / "recipes"
@@ -116,8 +118,9 @@ def test_a_table_comes_out_again(name: str, tmp_path: Path):
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_an_experiment_comes_out_again(name: str, tmp_path: Path):
     overrides = EXPERIMENTS[name]["overrides"]
-    has_data = "data" in read_experiment(name, overrides).plain_options()
-    place = [word.replace("--data.", "--options.data.") for word in data_dir()] if has_data else []
+    options = read_experiment(name, overrides).options
+    has_data = any(field.name in ("data", "data_dir") for field in fields(options))
+    place = data_dir_option(name, data_dir()[1]) if data_dir() and has_data else []
     try:
         report = run_experiment(name, tmp_path / "out", [*overrides, *place])
     except DataError as error:

@@ -80,12 +80,12 @@ def experiment(options: argparse.Namespace, rest: list[str]) -> None:
     import matplotlib as mpl
 
     from invertible.train.compare_table import folder_name
-    from invertible.train.experiment_run import DATA_DIR, keep_expectation, run_experiment
+    from invertible.train.experiment_run import data_dir_option, keep_expectation, run_experiment
 
     mpl.use("Agg")
     check_data_dir(options.data_dir)
     _check(options)
-    overrides = [*rest, f"{DATA_DIR}={options.data_dir}"] if options.data_dir else rest
+    overrides = [*rest, *(data_dir_option(options.name, options.data_dir) if options.data_dir else [])]
     folder = options.out or Path("runs") / folder_name(options.name.removesuffix(".yaml"))
     try:
         report = run_experiment(options.name, folder, overrides, is_quick=options.quick, overwrite=options.overwrite)

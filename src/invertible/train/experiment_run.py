@@ -25,7 +25,7 @@ from invertible.train.experiments import experiment
 
 WORK, STAMP = "work", "options.json"
 EXPECTED = "expected.json"
-DATA_DIR = "--options.data.data_dir"
+DATA_DIRS = ("--options.data.data_dir", "--options.data_dir")
 
 
 def run_experiment(
@@ -83,6 +83,21 @@ def run_experiment(
     report = write_experiment(report, folder)
     shutil.rmtree(folder / WORK, ignore_errors=True)
     return report
+
+
+def data_dir_option(name: str | Path, data_dir: str) -> list[str]:
+    """The override that says where data files lie.
+
+    Args:
+        name: The experiment's name or YAML file.
+        data_dir: The folder.
+
+    Returns:
+        One option: of its options' `data` if they have such a section, else their own.
+    """
+    recipe = read_experiment(name)
+    has_section = "data" in recipe.plain_options()
+    return [f"{DATA_DIRS[0] if has_section else DATA_DIRS[1]}={data_dir}"]
 
 
 def kept_figures(name: str | Path, options: dict[str, Any]) -> dict[str, Any]:
@@ -179,7 +194,7 @@ def _command(name: str | Path, overrides: Sequence[str], is_quick: bool) -> str:
 
 def _without_places(overrides: Sequence[str]) -> list[str]:
     # Where files lie is no matter of what is measured.
-    places = [i for i, word in enumerate(overrides) if word.split("=")[0] == DATA_DIR]
+    places = [i for i, word in enumerate(overrides) if word.split("=")[0] in DATA_DIRS]
     values = [i + 1 for i in places if "=" not in overrides[i]]
     return [word for i, word in enumerate(overrides) if i not in (*places, *values)]
 

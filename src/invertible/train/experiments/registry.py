@@ -66,6 +66,20 @@ class Experiment:
 
 
 _ALL = (
+    Experiment(
+        "information_plane_of_bits",
+        "information_plane:information_plane_of_bits",
+        "the information plane of many small networks on twelve bits",
+    ),
+    Experiment(
+        "information_plane_of_images",
+        "information_images:information_plane_of_images",
+        "the information plane of one network on images, an i-RevNet among them",
+    ),
+    Experiment("depth_profiles", "depth:depth_profiles", "where classes come apart along the depth of networks"),
+    Experiment(
+        "signal_plots", "signals:signal_plots", "mean and variance of the signal in untrained networks, by depth"
+    ),
     Experiment("spectra_over_training", "spectra:spectra_over_training", "how training leaves the random matrices"),
 )
 EXPERIMENTS: dict[str, Experiment] = {known.name: known for known in _ALL}
