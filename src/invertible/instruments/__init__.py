@@ -17,6 +17,7 @@ from invertible.instruments.information_recorder import (
 )
 from invertible.instruments.interpolation import Interpolation, interpolation
 from invertible.instruments.jacobian_spectrum import JacobianSpectrum, jacobian_spectrum
+from invertible.instruments.loss_slice import LossSlice, loss_slice
 from invertible.instruments.provenance import Provenance
 from invertible.instruments.registry import INSTRUMENTS, Instrument, instrument
 from invertible.instruments.result import Finding, Result
@@ -27,6 +28,7 @@ from invertible.instruments.taps import Heard, Tap, find_taps, listen
 from invertible.instruments.top_eigenvectors import Eigenvectors, top_eigenvectors
 from invertible.instruments.transposed_reconstruction import TransposedReconstruction, transposed_reconstruction
 from invertible.instruments.untouched import measuring, untouched
+from invertible.instruments.weight_path import WeightPath
 from invertible.instruments.weight_spectrum import WeightSpectrum, weight_spectrum
 
 __all__ = [
@@ -46,6 +48,7 @@ __all__ = [
     "Instrument",
     "Interpolation",
     "JacobianSpectrum",
+    "LossSlice",
     "Provenance",
     "Result",
     "Reversibility",
@@ -56,6 +59,7 @@ __all__ = [
     "Tap",
     "TapPoints",
     "TransposedReconstruction",
+    "WeightPath",
     "WeightSpectrum",
     "binned_gaussian_information",
     "binned_information",
@@ -70,6 +74,7 @@ __all__ = [
     "linear_gaussian_information",
     "listen",
     "log_schedule",
+    "loss_slice",
     "measuring",
     "reversibility",
     "signal_propagation",

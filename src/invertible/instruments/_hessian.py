@@ -11,7 +11,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from invertible.errors import ConfigError, NonFiniteError
 from invertible.instruments._batch import Batch
-from invertible.instruments._loss_on_data import LossOnData
+from invertible.instruments._loss_on_data import LossOnData, footprint
 
 KEPT_BYTES = 2**31
 """Graphs are kept from one product to the next while they take no more memory than this."""
@@ -121,19 +121,13 @@ class Curved(ABC):
         return (rows + rows.T) / 2
 
     def _made(self, batch: Batch) -> Graph | None:
-        seen: dict[int, int] = {}
-
-        def count(tensor: Tensor) -> Tensor:
-            seen[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-            return tensor
-
-        counting = torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor)
-        with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), counting:  # fused attention has no second derivative
+        leaf = self.theta.clone().requires_grad_()
+        with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):  # fused attention has no second derivative
             try:
-                graph = self._graph(self.theta.clone().requires_grad_(), batch)
+                graph, n_bytes = footprint(lambda: self._graph(leaf, batch))
             except RuntimeError as error:
                 raise _explained(error) from error
-        self._bytes = max(self._bytes, sum(seen.values()))
+        self._bytes = max(self._bytes, n_bytes)
         return graph
 
     def _through(self, graph: Graph, v: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,7 @@ from invertible.instruments._loss_functions import Loss, evaluate, split_output
 from invertible.instruments.feeding import Feed
 from invertible.instruments.untouched import untouched
 
+Result = TypeVar("Result")
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
@@ -38,6 +39,7 @@ class LossOnData:
         shapes: Likewise.
         n: How many numbers theta has.
         n_frozen: How many numbers of parameters are none of it.
+        constants: Buffers and frozen parameters, by name.
         weights: Each batch's share of the examples; their sum is 1.
         dtype: Of theta and all computing.
 
@@ -66,7 +68,7 @@ class LossOnData:
         self.device, self.dtype = next(iter(trainable.values())).device, _working(trainable, dtype)
         everything = [*network.named_parameters(), *network.named_buffers()]
         self.n_frozen = sum(p.numel() for p in network.parameters()) - self.n
-        self._constants = {name: self._own(tensor) for name, tensor in everything if name not in trainable}
+        self.constants = {name: self._own(tensor) for name, tensor in everything if name not in trainable}
         self.theta = torch.cat([self._own(p).reshape(-1) for p in trainable.values()])
         self.batches = [self._placed(batch) for batch in batches]
         self.n_examples = sum(batch.n_examples for batch in self.batches)
@@ -102,18 +104,30 @@ class LossOnData:
                 raise ConfigError(f"weights do not fit the network at {name}", expected=tuple(shape), got=got)
         return torch.cat([self._own(tensors[name]).reshape(-1) for name in self.names])
 
+    def constants_of(self, tensors: Any) -> dict[str, Tensor]:
+        """Pick what is no part of theta: buffers and frozen parameters of real numbers.
+
+        Args:
+            tensors: A mapping of tensors by name; what is missing is left out.
+
+        Returns:
+            Copies by name.
+        """
+        own = {name for name, tensor in self.constants.items() if tensor.is_floating_point()}
+        return {name: self._own(tensor) for name, tensor in tensors.items() if name in own}
+
     def output(self, theta: Tensor, batch: Batch, constants: dict[str, Tensor] | None = None) -> Any:
         """Run the network.
 
         Args:
             theta: Shape (n,).
             batch: One of `batches`.
-            constants: Buffers and frozen parameters in place of the network's own.
+            constants: Buffers and frozen parameters in place of the network's own; see `constants_of`.
 
         Returns:
             Whatever it returns.
         """
-        tensors = {**self._constants, **(constants or {}), **self.unflatten(theta)}
+        tensors = {**self.constants, **(constants or {}), **self.unflatten(theta)}
         with torch.autocast(self.device.type, enabled=False):
             return batch.run(_Called(self.network, tensors))
 
@@ -213,6 +227,26 @@ class LossOnData:
         return type(value)(map(self._cast, value)) if type(value) in (tuple, list) else value
 
 
+def footprint(act: Callable[[], Result]) -> tuple[Result, int]:
+    """Do something, and count the bytes that autograd keeps of it.
+
+    Args:
+        act: What to do.
+
+    Returns:
+        What it returns, and bytes; each storage counts once.
+    """
+    seen: dict[int, int] = {}
+
+    def count(tensor: Tensor) -> Tensor:
+        seen[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+        found = act()
+    return found, sum(seen.values())
+
+
 class _Called(nn.Module):
     # `Batch.run` calls modules: this one calls the network with other tensors in place of its own.
     def __init__(self, network: nn.Module, tensors: dict[str, Tensor]) -> None:
@@ -275,6 +309,25 @@ def _working(parameters: dict[str, nn.Parameter], dtype: str) -> torch.dtype:
     return torch.float64 if torch.float64 in own else torch.float32
 
 
+def finite_value(view: LossOnData) -> float:
+    """The loss, or an error.
+
+    Args:
+        view: The loss.
+
+    Returns:
+        Its value.
+
+    Raises:
+        NonFiniteError: If it is NaN or infinite.
+    """
+    value = view.value()
+    if not math.isfinite(value):
+        hint = 'dtype="float64", smaller weights, or a loss without log(0)'
+        raise NonFiniteError("the loss is not finite", expected="a finite number", got=f"{value:.4g}", hint=hint)
+    return value
+
+
 def finite(view: LossOnData) -> tuple[float, Tensor]:
     """The loss and its gradient, or an error.
 
@@ -287,9 +340,8 @@ def finite(view: LossOnData) -> tuple[float, Tensor]:
     Raises:
         NonFiniteError: If one is NaN or infinite.
     """
-    value, gradient = view.value(), view.gradient()
-    if not (math.isfinite(value) and bool(gradient.isfinite().all())):
-        what = "the gradient of the loss is" if math.isfinite(value) else "the loss is"
-        hint = 'dtype="float64", smaller weights, or a loss without log(0)'
-        raise NonFiniteError(f"{what} not finite", expected="finite numbers", got=f"loss {value:.4g}", hint=hint)
+    value, gradient = finite_value(view), view.gradient()
+    if not bool(gradient.isfinite().all()):
+        hint = "a loss or an activation without kinks such as sqrt(0)"
+        raise NonFiniteError("the gradient of the loss is not finite", got="NaN or infinity", hint=hint)
     return value, gradient

@@ -114,6 +114,13 @@ _ALL = (
         n_passes=100,
     ),
     Instrument(
+        "loss_slice",
+        "loss_slice:loss_slice",
+        "the loss along lines and on planes through the network's weights",
+        frozenset({"data", "labels"}),
+        n_passes=60,
+    ),
+    Instrument(
         "reversibility",
         "_chain_of:reversibility_of",
         "where an invertible network's inverse loses the input",
