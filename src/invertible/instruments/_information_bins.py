@@ -184,8 +184,10 @@ def entropy_of_ranks(ranks: Tensor) -> Tensor:
     n, flat = ranks.shape[-1], ranks.reshape(-1, ranks.shape[-1])
     size = int(flat.max()) + 1
     offsets = torch.arange(len(flat), device=flat.device).unsqueeze(1) * size
-    counts = (flat + offsets).reshape(-1).bincount(minlength=len(flat) * size).view(len(flat), size).double()
-    return (math.log2(n) - torch.xlogy(counts, counts).sum(1) / (n * BITS)).clamp_min(0).view(ranks.shape[:-1])
+    counts = (flat + offsets).reshape(-1).bincount(minlength=len(flat) * size).view(len(flat), size)
+    numbers = torch.arange(n + 1, device=flat.device, dtype=torch.float64)
+    sums = torch.xlogy(numbers, numbers)[counts].sum(1)  # a table: n logarithms instead of one per count
+    return (math.log2(n) - sums / (n * BITS)).clamp_min(0).view(ranks.shape[:-1])
 
 
 def pattern_ranks(h: Tensor) -> Tensor:

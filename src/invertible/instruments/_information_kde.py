@@ -13,6 +13,8 @@ from invertible.instruments._information_bins import BITS, Bits, check_activatio
 
 _CHUNK = 2**22
 """Pairs that are in memory at a time."""
+_LEAST_EXPONENT = -85.0
+"""exp of it is 1e-37, next to the 1 of an example itself nothing; below it numbers are denormal, and slow."""
 
 
 def kde_information(h: Tensor, labels: Tensor | None = None, *, sigma2: float = 1e-3) -> tuple[Bits, Bits]:
@@ -118,5 +120,5 @@ def _kernels(distances: Tensor, scales: Sequence[float]) -> list[Tensor]:
         if i and math.isclose(scales[i - 1], 4 * scale, rel_tol=1e-9):
             found.append(found[-1].square().square_())
         else:
-            found.append((distances * (-0.5 / scale)).exp_())
+            found.append((distances * (-0.5 / scale)).clamp_min_(_LEAST_EXPONENT).exp_())
     return found

@@ -45,7 +45,7 @@ class Sweep:
 
     n_bins: tuple[int, ...] = (30, 15, 60)
     span: tuple[float, float] = (-1.0, 1.0)
-    sigma2: tuple[float, ...] = (1e-3, 2.5e-4, 4e-3)
+    sigma2: tuple[float, ...] = (1e-3, 1e-4, 1e-2)
     n_kernel: int = 1000
     n_shuffles: int = 10
     seed: int = 0

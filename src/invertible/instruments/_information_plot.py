@@ -118,11 +118,13 @@ def draw_gradients(
         The axes, both logarithmic.
     """
     axes = _new_axes() if ax is None else ax
+    if not any(math.isfinite(layer.ratio) for one in gradients for layer in one):
+        axes.text(0.5, 0.5, "no gradients over several batches", ha="center", transform=axes.transAxes)
+        return axes
     turns = {phase.layer: phase.turn for phase in phases}
-    for i, layer in enumerate(gradients[0] if gradients else ()):
+    for i, layer in enumerate(gradients[0]):
         ratios = [one[i].ratio if math.isfinite(one[i].ratio) else math.nan for one in gradients]
-        at = [epoch + 1 for epoch in epochs[: len(ratios)]]
-        axes.plot(at, ratios, color=f"C{i % 10}", linewidth=1, label=layer.layer)
+        axes.plot([epoch + 1 for epoch in epochs], ratios, color=f"C{i % 10}", linewidth=1, label=layer.layer)
         if turns.get(layer.layer, -1) >= 0:
             axes.axvline(turns[layer.layer] + 1, color=f"C{i % 10}", linewidth=0.7, linestyle=":")
     axes.axhline(1, color="0.3", linewidth=0.8)
@@ -131,8 +133,7 @@ def draw_gradients(
     axes.text(0.01, 0.9, "diffusion", va="top", **text)
     axes.set(xscale="log", yscale="log", xlabel="epoch + 1", ylabel="|mean| / |deviation| of the gradient over batches")
     axes.grid(alpha=0.25)
-    if axes.lines:
-        axes.legend(frameon=False, fontsize=8)
+    axes.legend(frameon=False, fontsize=8)
     return axes
 
 

@@ -83,7 +83,7 @@ def information_plane(
     n_examples: int = 1000,
     n_bins: Sequence[int] = (30, 15, 60),
     span: tuple[float, float] = (-1.0, 1.0),
-    sigma2: Sequence[float] = (1e-3, 2.5e-4, 4e-3),
+    sigma2: Sequence[float] = (1e-3, 1e-4, 1e-2),
     n_kernel: int = 1000,
     n_shuffles: int = 10,
     n_classes: int | None = None,

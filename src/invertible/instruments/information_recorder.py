@@ -193,11 +193,11 @@ class InformationTrajectory(Result):
 
     @property
     def pictures(self) -> Mapping[str, Callable[[], Figure]]:
-        """The plane under the other kinds of measurement, the sweep at one place, and gradients, if they were heard."""
+        """The plane under kernels, the sweep at one place, and gradients, if they were heard."""
         draw: dict[str, Callable[[], Axes]] = {
-            name: partial(self.plot_plane, measurement=name) for name in _KINDS if name != "bins"
+            "kde_upper": partial(self.plot_plane, measurement="kde_upper"),
+            "sweep": self.plot_sweep,
         }
-        draw["sweep"] = self.plot_sweep
         if any(snapshot.gradients for snapshot in self.snapshots):
             draw["gradients"] = self.plot_gradients
         return {name: partial(_figure_of, function) for name, function in draw.items()}

@@ -77,6 +77,7 @@ _ALL = (
         "the information plane of one network on images, an i-RevNet among them",
     ),
     Experiment("depth_profiles", "depth:depth_profiles", "where classes come apart along the depth of networks"),
+    Experiment("random_reversal", "reversal:random_reversal", "random layers run backwards, beside the theorem"),
     Experiment(
         "signal_plots", "signals:signal_plots", "mean and variance of the signal in untrained networks, by depth"
     ),
