@@ -101,3 +101,27 @@ def wilson(k: float, n: float, z: float = _Z) -> tuple[float, float]:
     half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / shrink
     # Rounding must not push an end off its exact place.
     return (0.0 if k == 0 else centre - half), (1.0 if k == n else centre + half)
+
+
+def newcombe(k: float, n: float, k_other: float, n_other: float) -> tuple[float, float]:
+    """The 95 % interval of a difference of two shares.
+
+    Args:
+        k: Successes.
+        n: Trials.
+        k_other: Successes of the share that is taken off.
+        n_other: Its trials.
+
+    Returns:
+        Both ends.
+
+    Source: Newcombe 1998, "Interval estimation for the difference between independent proportions", method 10.
+
+    Example:
+        >>> [round(end, 4) for end in newcombe(56, 70, 48, 80)]
+        [0.0524, 0.3339]
+    """
+    p, q = k / max(n, 1), k_other / max(n_other, 1)
+    (low, high), (low_other, high_other) = wilson(k, n), wilson(k_other, n_other)
+    below, above = math.hypot(p - low, high_other - q), math.hypot(high - p, q - low_other)
+    return max(p - q - below, -1.0), min(p - q + above, 1.0)

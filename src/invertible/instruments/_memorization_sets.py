@@ -68,7 +68,7 @@ def collect_pair(data: Any, name: str, n_classes: int | None = None) -> tuple[Te
     if inputs_of(train).shape[1:] != inputs_of(test).shape[1:]:
         expected, got = tuple(inputs_of(train).shape[1:]), tuple(inputs_of(test).shape[1:])
         raise ShapeError(f"{name}'s test inputs have another shape", expected=expected, got=got)
-    return train, test, _count_classes(labels_of(train), labels_of(test), name, n_classes)
+    return train, test, count_classes(labels_of(train), labels_of(test), name, n_classes)
 
 
 def collect(data: Any, name: str) -> TensorDataset:
@@ -148,7 +148,21 @@ def _white_is_one(x: Tensor, data: Any) -> Tensor:
     return x.float() / vars(data).get("max_value", 255) if x.dtype == torch.uint8 else x
 
 
-def _count_classes(y: Tensor, y_test: Tensor, name: str, n_classes: int | None) -> int:
+def count_classes(y: Tensor, y_test: Tensor, name: str, n_classes: int | None) -> int:
+    """Count classes, and refuse labels that are none.
+
+    Args:
+        y: Labels of the training set.
+        y_test: Of the test set.
+        name: Who asks.
+        n_classes: How many there are; None: the largest label and one.
+
+    Returns:
+        Their number.
+
+    Raises:
+        ConfigError: If the training set has one class only.
+    """
     found = int(max(y.max(), y_test.max())) + 1 if n_classes is None else n_classes
     check_labels(y.cpu(), found, f"{name} (training set)")
     check_labels(y_test.cpu(), found, f"{name} (test set)")
