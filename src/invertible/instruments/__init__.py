@@ -6,8 +6,13 @@ from invertible.instruments._information_bins import Bits, binned_information
 from invertible.instruments._information_exact import binned_gaussian_information, linear_gaussian_information
 from invertible.instruments._information_kde import kde_information
 from invertible.instruments._information_measure import Sweep
+from invertible.instruments.cheap_learning import CheapLearning, cheap_learning
+from invertible.instruments.critical_points import CriticalPoints, critical_points
 from invertible.instruments.curvature import Curvature, curvature
 from invertible.instruments.depth_profile import DepthProfile, depth_profile
+from invertible.instruments.example_memorization import ExampleMemorization, example_memorization
+from invertible.instruments.fitting import Fit, Report, SGDFit
+from invertible.instruments.forgetting import Forgetting, ForgettingRecorder
 from invertible.instruments.information_plane import InformationPlane, information_plane
 from invertible.instruments.information_recorder import (
     InformationLog,
@@ -17,7 +22,11 @@ from invertible.instruments.information_recorder import (
 )
 from invertible.instruments.interpolation import Interpolation, interpolation
 from invertible.instruments.jacobian_spectrum import JacobianSpectrum, jacobian_spectrum
+from invertible.instruments.kernel_interpolation import KernelInterpolation, interpolate
 from invertible.instruments.loss_slice import LossSlice, loss_slice
+from invertible.instruments.loss_spread import LossSpread, loss_spread
+from invertible.instruments.memorization import Memorization, memorization
+from invertible.instruments.memorizing_network import MemorizingNetwork, memorizing_network
 from invertible.instruments.provenance import Provenance
 from invertible.instruments.registry import INSTRUMENTS, Instrument, instrument
 from invertible.instruments.result import Finding, Result
@@ -35,10 +44,16 @@ __all__ = [
     "INSTRUMENTS",
     "Batch",
     "Bits",
+    "CheapLearning",
+    "CriticalPoints",
     "Curvature",
     "DepthProfile",
     "Eigenvectors",
+    "ExampleMemorization",
     "Finding",
+    "Fit",
+    "Forgetting",
+    "ForgettingRecorder",
     "HasTapPoints",
     "Heard",
     "InformationLog",
@@ -48,10 +63,16 @@ __all__ = [
     "Instrument",
     "Interpolation",
     "JacobianSpectrum",
+    "KernelInterpolation",
     "LossSlice",
+    "LossSpread",
+    "Memorization",
+    "MemorizingNetwork",
     "Provenance",
+    "Report",
     "Result",
     "Reversibility",
+    "SGDFit",
     "SignalHistory",
     "SignalPropagation",
     "SignalPropagationRecorder",
@@ -63,11 +84,15 @@ __all__ = [
     "WeightSpectrum",
     "binned_gaussian_information",
     "binned_information",
+    "cheap_learning",
+    "critical_points",
     "curvature",
     "depth_profile",
+    "example_memorization",
     "find_taps",
     "information_plane",
     "instrument",
+    "interpolate",
     "interpolation",
     "jacobian_spectrum",
     "kde_information",
@@ -75,7 +100,10 @@ __all__ = [
     "listen",
     "log_schedule",
     "loss_slice",
+    "loss_spread",
     "measuring",
+    "memorization",
+    "memorizing_network",
     "reversibility",
     "signal_propagation",
     "top_eigenvectors",

@@ -18,6 +18,7 @@ from invertible.train.read_recipe import read_recipe, recipe_names
 from invertible.train.recipe import Recipe
 from invertible.train.reconstruct import reconstruct_file, reconstruct_images
 from invertible.train.run import Run, load_run
+from invertible.train.saddle_free_newton import SaddleFreeNewton
 from invertible.train.score import Scores, read_files, score
 from invertible.train.train import resume, train
 
@@ -30,6 +31,7 @@ __all__ = [
     "Likelihood",
     "Recipe",
     "Run",
+    "SaddleFreeNewton",
     "Scores",
     "Trainer",
     "assess",
