@@ -69,6 +69,10 @@ class Mask(Operator):
         mean = seen.sum((2, 3), keepdim=True) / weights.sum((2, 3), keepdim=True).clamp(min=1)
         return torch.where(known, seen, mean)
 
+    def settle(self, image: Tensor, measured: Tensor) -> Tensor:
+        """Return the picture with the known pixels as they are."""
+        return torch.where(self._on(image), measured, image)
+
     def crop(self, rows: slice, columns: slice) -> Mask:
         """Return the mask of a piece of the picture, which must have a known pixel."""
         return Mask(self.known[:, rows, columns])

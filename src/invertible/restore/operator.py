@@ -89,6 +89,18 @@ class Operator(nn.Module, ABC):
         """
         return measured.clamp(0, 1)
 
+    def settle(self, image: Tensor, measured: Tensor) -> Tensor:
+        """Put back what a noise-free measurement says exactly.
+
+        Args:
+            image: The restored picture, shape (batch, channels, *image_size).
+            measured: The picture at hand.
+
+        Returns:
+            The picture; as it is unless the operator knows better.
+        """
+        return image
+
     def crop(self, rows: slice, columns: slice) -> Self:
         """The same operator for a piece of the wanted picture, as tiles need it.
 
