@@ -14,7 +14,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.utils.data import TensorDataset
 
 from invertible.errors import ConfigError, DtypeError, NonFiniteError
-from invertible.instruments._memorization_logits import predictions
+from invertible.instruments._memorization_logits import predictions, run_in_batches
 from invertible.instruments._memorization_rows import Moment, Training
 from invertible.instruments._memorization_sets import inputs_of, labels_of
 from invertible.instruments.fitting import Fit
@@ -110,6 +110,17 @@ def placed(data: TensorDataset, model: nn.Module) -> TensorDataset:
     """
     own = next(p for p in model.parameters() if p.is_floating_point())
     return TensorDataset(inputs_of(data).to(own.device, own.dtype), labels_of(data).to(own.device))
+
+
+def check_output(model: nn.Module, data: TensorDataset, n_classes: int) -> None:
+    """Refuse, before anything is trained, a network whose output does not fit.
+
+    Args:
+        model: Fresh; left as it is.
+        data: Where the network is.
+        n_classes: Of the labels.
+    """
+    next(run_in_batches(model, TensorDataset(*(tensor[:2] for tensor in data.tensors)), n_classes))
 
 
 class Watch:

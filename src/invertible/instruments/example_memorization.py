@@ -19,7 +19,7 @@ from invertible.instruments._many_networks import Together
 from invertible.instruments._memorization_conditions import Normalisation, normalised
 from invertible.instruments._memorization_logits import predictions
 from invertible.instruments._memorization_sets import collect, count_classes, inputs_of, labels_of
-from invertible.instruments._memorization_watch import check_factory, fresh, placed, training_apart
+from invertible.instruments._memorization_watch import check_factory, check_output, fresh, placed, training_apart
 from invertible.instruments.feeding import Bar, check_budget
 from invertible.instruments.fitting import Fit, SGDFit
 from invertible.instruments.provenance import Fingerprint, Stopwatch, provenance
@@ -163,6 +163,7 @@ def example_memorization(
         x, _ = normalised(inputs_of(train), inputs_of(train), normalise)
         subsets = _subsets(len(train), n_models, share, seed)
         placed_set = placed(TensorDataset(x, labels_of(train)), looked_at)
+        check_output(looked_at, placed_set, n)
         counts = Counts(len(train))
         stopped = _train_all(make_model, fit, placed_set, subsets, counts, (n, together, seed), (seconds, quiet))
         origin = provenance(

@@ -23,7 +23,15 @@ from invertible.instruments._memorization_findings import findings_of
 from invertible.instruments._memorization_plot import draw, draw_panels
 from invertible.instruments._memorization_rows import Trained, Training
 from invertible.instruments._memorization_sets import collect_pair, labels_of
-from invertible.instruments._memorization_watch import Watch, check_factory, fresh, placed, train_once, training_apart
+from invertible.instruments._memorization_watch import (
+    Watch,
+    check_factory,
+    check_output,
+    fresh,
+    placed,
+    train_once,
+    training_apart,
+)
 from invertible.instruments.feeding import Bar, check_budget
 from invertible.instruments.fitting import Fit
 from invertible.instruments.provenance import Fingerprint, Stopwatch, provenance
@@ -180,6 +188,7 @@ def memorization(
         train, test, n = collect_pair(data, NAME, n_classes)
         fingerprint.add([*train.tensors, *test.tensors])
         looked_at = check_factory(make_model, fit, NAME)
+        check_output(looked_at, placed(train, looked_at), n)
         sets = train, test, n
         trainings, stopped = _all(make_model, fit, sets, plan, (seeds, normalise, fitted_at, every), (seconds, quiet))
         origin = provenance(
