@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from invertible.instruments._critical_rows import WHY, Point
-from invertible.instruments._loss_spread_rows import bootstrap
+from invertible.instruments._loss_spread_rows import Interval, bootstrap
 from invertible.instruments.result import Finding
 
 FEW = 8
@@ -46,13 +46,25 @@ def _counted(points: Sequence[Point], distinct: Sequence[Point]) -> Iterator[Fin
         yield Finding("note", f"{count} ended elsewhere, and are no critical points: {WHY[verdict]}.", first)
 
 
+def related(critical: Sequence[Point]) -> Interval:
+    """Rank correlation of index and loss.
+
+    Args:
+        critical: Different critical points.
+
+    Returns:
+        Spearman's, with a bootstrap interval; NaN for fewer than three.
+    """
+    pairs = np.array([[point.loss for point in critical], [point.index for point in critical]])
+    return bootstrap(pairs, lambda x: _rank_correlation(x[0], x[1]), seed=0)
+
+
 def _related(distinct: Sequence[Point]) -> Iterator[Finding]:
     if len(distinct) < FEW:
         if distinct:
             yield Finding("warning", f"{len(distinct)} different critical points tell no relation of index and loss.")
         return
-    pairs = np.array([[point.loss for point in distinct], [point.index for point in distinct]])
-    found = bootstrap(pairs, lambda x: _rank_correlation(x[0], x[1]), seed=0)
+    found = related(distinct)
     text = f"Rank correlation of index and loss: {found.value:.2f} ({found.low:.2f} to {found.high:.2f})"
     verdict = "the higher, the more directions go down" if found.low > 0 else "no rise with the loss can be told"
     yield Finding("note", f"{text} over {len(distinct)} critical points: {verdict}.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -80,7 +80,7 @@ def search_all(
         points.append(_point(view, land, start, end, budget.tolerance))
         if not keep_on():
             break
-    return tuple(_marked(points))
+    return marked(points)
 
 
 def _point(view: LossOnData, land: NetworkLandscape, start: Start, end: End, tolerance: float) -> Point:
@@ -99,11 +99,21 @@ def _shares(values: Tensor) -> tuple[float, float]:
     return negative.item(), flat.item()
 
 
-def _marked(points: Sequence[Point]) -> Iterator[Point]:
+def marked(points: Sequence[Point]) -> tuple[Point, ...]:
+    """Tell which critical points are the same.
+
+    Args:
+        points: In order.
+
+    Returns:
+        The same, each with the number of the first one like it.
+    """
+    found = []
     for i, point in enumerate(points):
         twins = (j for j in range(i) if points[j].is_critical and same(points[j].eigenvalues, point.eigenvalues))
         twin = next((j for j in twins if math.isclose(points[j].loss, point.loss, rel_tol=1e-6)), None)
-        yield replace(point, same_as=twin) if point.is_critical else point
+        found.append(replace(point, same_as=twin if point.is_critical else None))
+    return tuple(found)
 
 
 def _error(view: LossOnData, theta: Tensor) -> float:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
@@ -12,11 +13,11 @@ from torch import nn
 from invertible._checks import describe
 from invertible.errors import ConfigError
 from invertible.instruments._compare_plot import Curve
-from invertible.instruments._critical_findings import findings_of
+from invertible.instruments._critical_findings import findings_of, related
 from invertible.instruments._critical_path import iterates
 from invertible.instruments._critical_plot import draw
 from invertible.instruments._critical_rows import Point
-from invertible.instruments._critical_run import Budget, Start, search_all
+from invertible.instruments._critical_run import Budget, Start, marked, search_all
 from invertible.instruments._critical_search import METHODS, NetworkLandscape
 from invertible.instruments._loss_functions import Loss
 from invertible.instruments._loss_on_data import LossOnData, viewing
@@ -55,6 +56,49 @@ class CriticalPoints(Result):
         """The critical points, each once, lowest loss first."""
         found = [point for point in self.points if point.is_critical and point.same_as is None]
         return tuple(sorted(found, key=lambda point: point.loss))
+
+    @property
+    def rank_correlation(self) -> float:
+        """Spearman's, of index and loss over the critical points; NaN for fewer than three."""
+        return related(self.critical).value
+
+    @property
+    def lowest_index(self) -> float:
+        """Index of the critical point with the lowest loss; NaN if there is none."""
+        return self.critical[0].index if self.critical else math.nan
+
+    @property
+    def highest_index(self) -> float:
+        """Index of the one with the highest loss; NaN if there is none."""
+        return self.critical[-1].index if self.critical else math.nan
+
+    @property
+    def n_critical(self) -> int:
+        """How many different critical points there are."""
+        return len(self.critical)
+
+    @property
+    def critical_share(self) -> float:
+        """Share of the searches that ended at one."""
+        return sum(point.is_critical for point in self.points) / len(self.points)
+
+    def joined(self, *others: CriticalPoints) -> CriticalPoints:
+        """Put results of several networks of one shape on the same data together.
+
+        Args:
+            *others: The others.
+
+        Returns:
+            One result, with findings over all.
+
+        Raises:
+            ConfigError: If sizes or tolerances differ.
+        """
+        about = {(result.n_parameters, result.tolerance) for result in (self, *others)}
+        if len(about) > 1:
+            raise ConfigError("results cannot be joined", expected="one shape and tolerance", got=f"{len(about)} kinds")
+        found = marked([point for result in (self, *others) for point in result.points])
+        return replace(self, findings=findings_of(found, ""), points=found)
 
     @property
     def curves(self) -> dict[str, Curve]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -64,6 +64,27 @@ class LossSpread(Result):
             "spread": Curve(x, spreads, "units of the hidden layer", "std of the test loss, nats", log=True),
             "rho": Curve(x, rhos, "units of the hidden layer", "correlation of train and test loss"),
         }
+
+    def joined(self, *others: LossSpread) -> LossSpread:
+        """Put results of different widths together, as if they had been measured at once.
+
+        Args:
+            *others: Of the same data and options.
+
+        Returns:
+            One result, with findings over all.
+
+        Raises:
+            ConfigError: If they are of other data or training, or share a width.
+        """
+        about = {(r.n_train, r.n_test, r.n_epochs, r.zero, r.provenance and r.provenance.data) for r in (self, *others)}
+        if len(about) > 1:
+            raise ConfigError(
+                "results cannot be joined", expected="the same data and training", got=f"{len(about)} kinds"
+            )
+        found = sorted((w for result in (self, *others) for w in result.widths), key=lambda w: w.width)
+        _check_widths([w.width for w in found])
+        return replace(self, findings=findings_of(found, self.zero, ""), widths=tuple(found))
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Draw the distribution of the test loss for each width, with the correlation beside it.

@@ -76,6 +76,10 @@ _ALL = (
         "information_images:information_plane_of_images",
         "the information plane of one network on images, an i-RevNet among them",
     ),
+    Experiment("index_by_loss", "critical_points:index_by_loss", "critical points: how many directions go down"),
+    Experiment("losses_by_width", "loss_spread:losses_by_width", "where many networks of each width end"),
+    Experiment("products", "cheap_learning:products", "what a product of n variables costs without depth"),
+    Experiment("saddle_escape", "saddle_free:saddle_escape", "saddle-free Newton and SGD next to a saddle"),
     Experiment("depth_profiles", "depth:depth_profiles", "where classes come apart along the depth of networks"),
     Experiment("random_reversal", "reversal:random_reversal", "random layers run backwards, beside the theorem"),
     Experiment(
