@@ -26,6 +26,7 @@ COMMANDS = (
     "score",
     "encode",
     "decode",
+    "restore",
     "measure",
     "checkup",
     "compare",

@@ -15,6 +15,7 @@ from invertible.cli._experiment import add_experiment, experiment
 from invertible.cli._flows import add_sample, add_score, sample, score
 from invertible.cli._interpolate import add_interpolate, interpolate
 from invertible.cli._measure import add_checkup, add_measure, checkup, measure
+from invertible.cli._restore import add_restore, restore
 from invertible.cli._show import check_data_dir, check_picture, show, show_table
 from invertible.errors import InvertibleError
 
@@ -35,6 +36,7 @@ EPILOG = """examples:
   invertible score runs/moons points.csv                 how likely are these? outliers first
   invertible encode runs/demo cat.png --out cat.safetensors   a picture as an exact network's representation
   invertible decode runs/demo cat.safetensors --out cat.png   and back: every pixel the same, or an error
+  invertible restore cat.jpg -o clean.png --task denoise      a photograph without its noise; or holes, or blocks
   invertible measure signal_propagation my_package.nets:resnet --data 16,3,32,32   mean and variance, block by block
   invertible checkup runs/demo                           what the instruments find, worst first
 
@@ -124,6 +126,7 @@ def _parser() -> argparse.ArgumentParser:
     decode.add_argument("folder", type=Path, metavar="RUN", help="the run it was encoded with")
     decode.add_argument("file", type=Path, metavar="FILE", help="what `invertible encode` wrote")
     decode.add_argument("-o", "--out", type=Path, required=True, help="the picture to write: NAME.png or NAME.tif")
+    add_restore(add("restore", restore, "restore a photograph: noise, missing pixels, too few pixels, JPEG's blocks"))
     add_measure(add("measure", measure, "run one instrument on a run or on a network of yours", False))
     add_checkup(add("checkup", checkup, "run the instruments that fit a budget: what is wrong, worst first"))
     add_compare(add("compare", compare, "train a table of recipes over seeds, ours beside the paper's figures"))

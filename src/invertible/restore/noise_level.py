@@ -11,6 +11,7 @@ from torch import Tensor
 from invertible._checks import check_finite, check_floating, describe
 from invertible.errors import ShapeError
 from invertible.restore._jpeg_blocks import SIDE, to_coefficients
+from invertible.restore.clipping import clipped_moments
 
 LOW, HIGH = 7, 10
 """Cosine coefficients with row + column up to LOW choose the patches; those from HIGH on measure the noise."""
@@ -19,6 +20,8 @@ MID_TONES, N_MID_TONES = 0.35, 1000
 SHARE, SHARES, SHARE_AT = 0.05, (0.02, 0.2), 25 / 255
 N_BISECTIONS = 40
 DARKEST = 0.05
+GRID = torch.linspace(-1, 2, 1501, dtype=torch.float64)
+"""Brightness before the noise was clipped."""
 
 
 def estimate_sigma(image: Tensor) -> float:
@@ -94,25 +97,11 @@ def _measure(coefficients: Tensor, share: float, is_clipped: bool) -> float:
 
 def _unclipped(variance: float, means: Tensor) -> float:
     # The sigma whose noise, clipped, has this variance at pixels with these means.
-    low, high = math.sqrt(variance), 1.0
+    low, high = max(math.sqrt(variance), 1e-6), 1.0
     means = means.clamp(DARKEST, 1 - DARKEST)  # at white itself nothing is left to correct
     for _ in range(N_BISECTIONS):
         middle = (low + high) / 2
-        mean, clipped = _clipped_moments(middle)
-        is_larger = np.interp(means.numpy(), mean, clipped).mean() < variance
+        mean, clipped = clipped_moments(GRID, middle)
+        is_larger = np.interp(means.numpy(), mean.numpy(), clipped.numpy()).mean() < variance
         low, high = (middle, high) if is_larger else (low, middle)
-    return low
-
-
-def _clipped_moments(sigma: float) -> tuple[np.ndarray, np.ndarray]:
-    # Mean and variance of a normal variable clipped to [0, 1], over a grid of means before clipping.
-    from scipy.special import ndtr
-
-    m = np.linspace(-1, 2, 1501)
-    a, b = -m / sigma, (1 - m) / sigma
-    density_a, density_b = (np.exp(-0.5 * t**2) / math.sqrt(2 * math.pi) for t in (a, b))
-    inside, above = ndtr(b) - ndtr(a), ndtr(-b)
-    mean = m * inside + sigma * (density_a - density_b) + above
-    square = (m**2 + sigma**2) * inside + above
-    square += 2 * m * sigma * (density_a - density_b) + sigma**2 * (a * density_a - b * density_b)
-    return mean, square - mean**2
+    return math.sqrt(variance) if low <= 1e-6 else low
