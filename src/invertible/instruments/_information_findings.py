@@ -48,7 +48,7 @@ def _fall(epochs: Sequence[int], place: str, curves: Sequence[Sequence[float]], 
     falls = [peak - last for peak, last in zip(curves[top], curves[-1], strict=True)]
     interval = interval_of(falls)
     fall = means[top] - means[-1]
-    least = max(MIN_FALL, _JITTERS * jitter, 0.0 if math.isnan(interval) else interval)
+    least = max(MIN_FALL, _JITTERS * jitter, interval or 0.0)
     measurement = about.measurements[m]
     return Fall(place, measurement, epochs[top], means[top], means[-1], fall, interval, jitter, fall > least)
 
@@ -89,19 +89,25 @@ def trajectory_findings(
     """
     found = list(moment_findings(about, last, "", first_row))
     for i, place in enumerate(last):
-        own = [fall for fall in falls if fall.place == place.place]
+        own = [fall for fall in falls if fall.place == place.place and place.place not in about.invertible]
         if own:
             found.append(_of_falls(about, place, own, first_row + i * len(about.measurements)))
-    return (*found, *_of_phases(phases))
+    return (*found, *_of_invertible(about, falls), *_of_phases(phases))
+
+
+def _of_invertible(about: About, falls: Sequence[Fall]) -> Iterator[Finding]:
+    own = [fall for fall in falls if fall.place in about.invertible]
+    if own:
+        widest = max(own, key=lambda fall: fall.fall)
+        text = f"Where the network is invertible, figures fall by up to {widest.fall:.2f} bits over the training"
+        where = f"{widest.place}, under {widest.measurement.name}, after epoch {widest.peak_epoch}"
+        yield Finding("note", f"{text} ({where}), and I(X; T) by none: what falls there is the measurement's.")
 
 
 def _of_falls(about: About, place: PlaceInformation, falls: Sequence[Fall], row: int) -> Finding:
     clear = [fall for fall in falls if fall.is_clear]
     main = falls[about.number_of("binned fixed")]
     change = f"{main.peak:.2f} to {main.last:.2f} bits from epoch {main.peak_epoch} on under {main.measurement.name}"
-    if place.place in about.invertible:
-        text = f"At {place.place} the figure moves ({change}), and the information does not: what moves is measured"
-        return Finding("note", f"{text} by the bins or kernels, since the network is invertible up to there.", row)
     if not clear:
         text = f"At {place.place} the discretised entropy falls under none of the {len(falls)} measurements"
         return Finding("note", f"{text} by more than chance ({MIN_FALL} bits): {change}.", row)
@@ -110,7 +116,7 @@ def _of_falls(about: About, place: PlaceInformation, falls: Sequence[Fall], row:
     text = (
         f"At {place.place} the discretised entropy under measurement M falls for every M of the sweep, bins and kernels"
     )
-    spread = "" if math.isnan(main.interval) else f" +- {main.interval:.2f} (95 %, {about.n_networks} networks)"
+    spread = "" if main.interval is None else f" +- {main.interval:.2f} (95 %, {about.n_networks} networks)"
     if _is_null(about, place):
         hint = "I(T; Y) is not above that of shuffled labels, so that nothing is said about classes"
         return Finding("warning", f"{text} ({change}{spread}), but {hint}.", row)
@@ -125,19 +131,22 @@ def _disagreement(place: PlaceInformation, clear: Sequence[Fall], falls: Sequenc
     return f"{text}, and does not under {_names(others)}. That is about measuring: no conclusion on the network."
 
 
-def _names(falls: Sequence[Fall], n: int = 3) -> str:
-    names = [fall.measurement.name for fall in falls]
-    return ", ".join(names[:n]) + (f" and {len(names) - n} more" if len(names) > n else "")
+def _names(falls: Sequence[Fall]) -> str:
+    return _some([fall.measurement.name for fall in falls])
 
 
 def _of_phases(phases: Sequence[Phase]) -> Iterator[Finding]:
-    turned = [phase for phase in phases if phase.turn >= 0]
+    turned = [f"{phase.layer} from epoch {phase.turn}" for phase in phases if phase.turn >= 0]
     if turned:
-        each = ", ".join(f"{phase.layer} from epoch {phase.turn}" for phase in turned)
-        yield Finding("note", f"Gradients diffuse (deviation over batches above their mean) for good: {each}.")
+        text = "Gradients diffuse (deviation over batches above their mean) for good"
+        yield Finding("note", f"{text}: {_some(turned, 8)}.")
     drifting = [phase.layer for phase in phases if phase.turn < 0]
     if drifting:
-        yield Finding("note", f"Gradients still drift (mean above deviation) at the end: {', '.join(drifting)}.")
+        yield Finding("note", f"Gradients still drift (mean above deviation) at the end: {_some(drifting, 8)}.")
+
+
+def _some(names: Sequence[str], n: int = 3) -> str:
+    return ", ".join(names[:n]) + (f" and {len(names) - n} more" if len(names) > n else "")
 
 
 def _about_data(about: About, stopped: str) -> Iterator[Finding]:
@@ -182,9 +191,7 @@ def _at_ceiling(about: About, places: Sequence[PlaceInformation], first_row: int
     ceiling = about.ceiling_of(about.measurements[main])
     full = [(i, p) for i, p in enumerate(places) if p.inputs[main] > _AT_CEILING * ceiling]
     if full:
-        names = ", ".join(place.place for _, place in full[:4]) + (
-            f" and {len(full) - 4} more" if len(full) > 4 else ""
-        )
+        names = _some([place.place for _, place in full], 4)
         text = f"{names}: almost every input has a pattern of its own ({ceiling:.2f} bits at most), so that"
         row = first_row + full[0][0] * len(about.measurements) + main
         hint = "Try: fewer bins, more examples, narrower places"
@@ -192,12 +199,11 @@ def _at_ceiling(about: About, places: Sequence[PlaceInformation], first_row: int
 
 
 def _null(about: About, places: Sequence[PlaceInformation], first_row: int) -> Iterator[Finding]:
-    for i, place in enumerate(places):
-        if _is_null(about, place):
-            text = f"At {place.place} I(T; Y) is not above that of shuffled labels"
-            yield Finding(
-                "warning", f"{text}: it says nothing about the label.", first_row + i * len(about.measurements)
-            )
+    found = [(i, place.place) for i, place in enumerate(places) if _is_null(about, place)]
+    if found:
+        text = f"At {_some([name for _, name in found], 4)} I(T; Y) is not above that of shuffled labels"
+        row = first_row + found[0][0] * len(about.measurements)
+        yield Finding("warning", f"{text}: it says nothing about the label there.", row)
 
 
 def _is_null(about: About, place: PlaceInformation) -> bool:

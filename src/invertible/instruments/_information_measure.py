@@ -218,14 +218,14 @@ def _deviations(values: Tensor) -> tuple[float, ...]:
     return tuple((values.std(1) if values.shape[1] > 1 else torch.zeros(len(values))).tolist())
 
 
-def interval_of(values: Sequence[float]) -> float:
+def interval_of(values: Sequence[float]) -> float | None:
     """Half the width of a mean's 95 % interval (Student's t).
 
     Args:
         values: Of which the mean is taken.
 
     Returns:
-        It; NaN for one value.
+        It; None for one value.
 
     Example:
         >>> round(interval_of([1.0, 2.0, 3.0]), 3)
@@ -235,7 +235,7 @@ def interval_of(values: Sequence[float]) -> float:
 
     n = len(values)
     if n < 2:
-        return math.nan
+        return None
     mean = math.fsum(values) / n
     deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1))
     return float(t.ppf(0.975, n - 1)) * deviation / math.sqrt(n)

@@ -172,7 +172,7 @@ class Fall:
         peak: I(X; T) then, mean over networks, bits.
         last: At the last epoch.
         fall: The difference, mean over networks.
-        interval: Half the width of its 95 % interval over networks; NaN for one network.
+        interval: Half the width of its 95 % interval over networks; None for one network.
         jitter: What it typically changes from one snapshot to the next after the peak: median of sizes.
         is_clear: Whether it is beyond 0.1 bits, the interval, and three times the jitter.
     """
@@ -183,7 +183,7 @@ class Fall:
     peak: float
     last: float
     fall: float
-    interval: float
+    interval: float | None
     jitter: float
     is_clear: bool
 

@@ -110,7 +110,7 @@ class PlaneOfImages(Result):
 
     @property
     def least_unmeasured_bits(self) -> float:
-        """The least entropy of activations to the bit (no bins, no noise), over epochs and invertible places, or all."""
+        """The least entropy of activations to the bit, unmeasured: over epochs and invertible places, or all."""
         known = self.trajectory.about.invertible
         return min(
             place.unmeasured
