@@ -29,7 +29,8 @@ reproduce: setup
 bench: setup
 	@mkdir -p runs/bench
 	$(BIN)/pip install --quiet --constraint constraints.txt '.[bench]'
-	$(BIN)/pip install --quiet --no-deps memcnn
+	$(BIN)/pip install --quiet linear_operator opt-einsum einops tqdm
+	$(BIN)/pip install --quiet --no-deps memcnn einconv curvlinops-for-pytorch
 	@for script in benchmarks/[!_]*.py; do echo "== $$script"; $(BIN)/python $$script --json runs/bench/$$(basename $$script .py).json || exit 1; done
 
 docs: setup

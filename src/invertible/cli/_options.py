@@ -15,7 +15,7 @@ from invertible.errors import ConfigError
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
 
-_NOT_OPTIONS = {"model", "data", "batch_fn"}
+_NOT_OPTIONS = {"model", "data", "batch_fn", "to", "path", "directions"}
 
 
 def parse_options(function: Callable[..., Any], words: Sequence[str]) -> dict[str, Any]:

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from invertible.errors import ConfigError
 from invertible.instruments._curvature_rows import Eigenvalue, Estimate, Share, Spectrum, mean_of, share_of
-from invertible.instruments._eigenpairs import Assessed, assess, first_vectors, never, refined
+from invertible.instruments._eigenpairs import BASIS_BYTES, Assessed, assess, first_vectors, never, refined
 from invertible.instruments._hessian import Curved
-from invertible.instruments._krylov import Pairs, lanczos, ritz_pairs
+from invertible.instruments._krylov import Pairs, Run, independent, lanczos, ritz_pairs
 
 ZERO = 1e-3
 """Eigenvalues smaller than this, over the largest, count as zero where there is only a density."""
@@ -132,7 +132,7 @@ def _lanczos(matrix: Curved, options: Options, is_over: Callable[[], bool]) -> M
     low, high, tolerance = options.n_smallest, options.n_largest, options.tolerance
     pairs = ritz_pairs(runs, low, high, matrix.view.dtype)
     ends = refined(matrix, assess(matrix, pairs), low, high, tolerance, is_over)
-    trace, n_used = _trace(matrix, options, Deflated(ends, tolerance), is_over)
+    trace, n_used = _trace(matrix, options, Deflated(runs, matrix.view.dtype), is_over)
     stopped = stopped or (f"the trace after {n_used} of {options.n_trace} probes" if n_used < options.n_trace else "")
     spectra = tuple(Spectrum(tuple(run.nodes.tolist()), tuple(run.weights.tolist())) for run in runs)
     threshold = ZERO * ends.radius
@@ -141,18 +141,22 @@ def _lanczos(matrix: Curved, options: Options, is_over: Callable[[], bool]) -> M
 
 
 class Deflated:
-    """Eigenvectors that are known, taken out of random probes: what is left of the trace varies less.
+    """A span that is known, taken out of random probes: what is left of the trace varies less.
+
+    The span is all that Lanczos has seen. Probes must not depend on it; then the estimate is unbiased, whatever it is.
 
     Args:
-        ends: Eigenpairs.
-        tolerance: Those with a larger residual, over the largest value, are left in.
+        runs: Of Lanczos.
+        dtype: In which products were computed.
 
-    Source: Meyer, Musco, Musco and Woodruff 2021, "Hutch++: optimal stochastic trace estimation".
+    Source: Meyer, Musco, Musco and Woodruff 2021, "Hutch++: optimal stochastic trace estimation", with a Krylov space.
     """
 
-    def __init__(self, ends: Assessed, tolerance: float) -> None:
-        kept = [i for i, residual in enumerate(ends.residuals) if residual <= tolerance * ends.radius]
-        self.vectors, self.images = ends.vectors[kept], ends.images[kept]
+    def __init__(self, runs: list[Run], dtype: torch.dtype) -> None:
+        room = BASIS_BYTES // max(runs[0].basis.numel() * runs[0].basis.element_size(), 1)
+        used = runs[: max(room, 1)]
+        vectors, images = torch.cat([run.basis for run in used]), torch.cat([run.images for run in used])
+        self.vectors, self.images = independent(vectors, images, dtype)
         self.small = self.images @ self.vectors.T
 
     def sample(self, probe: Tensor, image: Tensor) -> float:
@@ -163,7 +167,7 @@ class Deflated:
             image: A z.
 
         Returns:
-            The sum of the eigenvalues that are out, and y^T A y of what is left of the probe.
+            The trace in the span, and y^T A y of what is left of the probe.
         """
         out, seen = self.vectors @ probe, self.images @ probe
         left = probe @ image - 2 * (out @ seen) + out @ self.small @ out

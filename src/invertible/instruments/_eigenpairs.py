@@ -115,35 +115,52 @@ def extremes(
     room = BASIS_BYTES // (8 * matrix.n)
     n_steps = max(min(MOST_STEPS, room), 2 * wanted + MORE)
 
-    def is_done(t: Tensor) -> bool:
-        return is_over() or (
-            t.shape[2] % CHECKED_EVERY == 0 and have_converged(t[:, 0], n_smallest, n_largest, tolerance)
-        )
-
-    runs = lanczos(matrix.products, first_vectors(matrix, 1, seed), n_steps, is_done)
+    done = Convergence(n_smallest, n_largest, tolerance, 100 * torch.finfo(matrix.view.dtype).eps)
+    runs = lanczos(matrix.products, first_vectors(matrix, 1, seed), n_steps, lambda t: is_over() or done(t[:, 0]))
     found = assess(matrix, ritz_pairs(runs, n_smallest, n_largest, matrix.view.dtype))
     return refined(matrix, found, n_smallest, n_largest, tolerance, is_over)
 
 
-def have_converged(t: Tensor, n_smallest: int, n_largest: int, tolerance: float) -> bool:
-    """Tell from a tridiagonal matrix whether its extreme eigenvalues have converged.
+@dataclass
+class Convergence:
+    """Tells from Lanczos' tridiagonal matrix whether its extreme eigenvalues have converged.
+
+    Small residuals alone can deceive: an eigenvalue of which the first vector holds little comes late. So each residual
+    must be small against its own eigenvalue, a basis must be as large as ARPACK would make it, and nothing may have
+    changed since the last look.
 
     Args:
-        t: As in `tridiagonal_eigh`; the last number beside the diagonal is the norm of the rest.
         n_smallest: How many at the lower end.
         n_largest: How many at the upper.
-        tolerance: Residual wanted, over the largest absolute eigenvalue.
-
-    Returns:
-        Whether all have.
+        tolerance: Residual wanted, over the eigenvalue.
+        rounding: Residuals below this, over the largest absolute eigenvalue, count as none.
     """
-    m = t.shape[1]
-    if m <= n_smallest + n_largest:
-        return False
-    nodes, vectors = tridiagonal_eigh(t)
-    residuals = t[1, -1].item() * vectors[-1].abs()
-    worst = torch.cat([residuals[:n_smallest], residuals[m - n_largest :]]).max()
-    return bool(worst <= tolerance * nodes.abs().max())
+
+    n_smallest: int
+    n_largest: int
+    tolerance: float
+    rounding: float
+    before: Tensor | None = None
+
+    def __call__(self, t: Tensor) -> bool:
+        """Look.
+
+        Args:
+            t: As in `tridiagonal_eigh`; the last number beside the diagonal is the norm of the rest.
+
+        Returns:
+            Whether all have converged.
+        """
+        m, wanted = t.shape[1], self.n_smallest + self.n_largest
+        if m < 2 * wanted + MORE or m % CHECKED_EVERY:
+            return False
+        nodes, vectors = tridiagonal_eigh(t)
+        chosen = [*range(self.n_smallest), *range(m - self.n_largest, m)]
+        allowed = (self.tolerance * nodes[chosen].abs()).clamp_min(self.rounding * nodes.abs().max().item())
+        ends, before, self.before = nodes[chosen], self.before, nodes[chosen]
+        if bool((t[1, -1].item() * vectors[-1, chosen].abs() > allowed).any()) or before is None:
+            return False
+        return bool(((ends - before).abs() <= allowed).all())
 
 
 def first_vectors(matrix: Curved, k: int, seed: int) -> Tensor:

@@ -35,6 +35,14 @@ class Run:
         """Of the nodes, in Gauss quadrature of the spectrum as the run's first vector sees it; their sum is 1."""
         return self.vectors[0].square()
 
+    @property
+    def images(self) -> Tensor:
+        """A times each vector of the basis, shape (m, n), as the run's own relation has it: no further products."""
+        t = (self.vectors * self.nodes) @ self.vectors.T
+        found = t.to(self.basis) @ self.basis
+        found[-1] += self.rest
+        return found
+
     def below(self, level: float) -> tuple[float, float, float]:
         """Share of the spectrum below a level, as the first vector sees it, with bounds.
 
@@ -211,11 +219,25 @@ def rayleigh_ritz(vectors: Tensor, images: Tensor, dtype: torch.dtype = torch.fl
     Returns:
         As many pairs as the span has dimensions.
     """
-    y, ay = vectors.double(), images.double()
-    gram, basis = torch.linalg.eigh(y @ y.T)
-    kept = gram > SAME[dtype] * gram[-1]
-    w = basis[:, kept] / gram[kept].sqrt()
-    small = w.T @ (y @ ay.T) @ w
+    y, ay = independent(vectors.double(), images.double(), dtype)
+    small = y @ ay.T
     values, z = torch.linalg.eigh((small + small.T) / 2)
-    found = (w @ z).T @ y
+    found = z.T @ y
     return Pairs(values.cpu(), found / found.norm(dim=1, keepdim=True))
+
+
+def independent(vectors: Tensor, images: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """An orthonormal basis of a span.
+
+    Args:
+        vectors: Rows, shape (k, n).
+        images: A times each, shape (k, n).
+        dtype: In which they were computed: directions that drown in its rounding are left out.
+
+    Returns:
+        The basis as rows, and A times each.
+    """
+    gram, basis = torch.linalg.eigh((vectors @ vectors.T).double())
+    kept = gram > SAME[dtype] * gram[-1]
+    w = (basis[:, kept] / gram[kept].sqrt()).T.to(vectors)
+    return w @ vectors, w @ images

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 NAME = "curvature"
 Matrix = Literal["hessian", "gauss-newton"]
 POINTS = 400
-SMOOTH = 0.01
+SMOOTH = 0.005
 """Width of the density's smoothing, over the width of the spectrum."""
 
 
@@ -184,7 +184,7 @@ def curvature(
     The matrix is that of the mean loss over all the data, with BatchNorm's running statistics and without dropout. For
     small networks it is built. For others Lanczos from random probes gives the density (stochastic Lanczos quadrature,
     full reorthogonalisation) and both ends; ends that have not converged go on with ARPACK; random probes give the
-    trace, with the eigenvectors that are known taken out.
+    trace, with all that Lanczos has seen taken out.
 
     Args:
         model: Any module. It is left as it is, to the bit. Parameters that require no gradients are held fixed.
