@@ -86,7 +86,7 @@ def restore_with(options: argparse.Namespace, restorer: Callable[..., object]) -
         check_writable(path)
     for note in prepared.notes:
         show(f"note: {note}")
-    with _live() as on_step:
+    with _live(options.seconds) as on_step:
         outcome = run_job(prepared, effort, on_step, restorer)  # pyright: ignore[reportArgumentType]
     write_image(job.out, outcome.image, prepared.photo, prepared.bits)
     _draw(prepared, outcome, job.out)
@@ -150,14 +150,14 @@ def _tell(prepared: Prepared, outcome: Outcome, out: Path) -> None:
 
 
 @contextmanager
-def _live() -> Iterator[Callable[[Progress, Place], None]]:
+def _live(seconds: float | None) -> Iterator[Callable[[Progress, Place], None]]:
     # A bar on a terminal; elsewhere a line now and then.
     with progress() as display:
         bar = display.add_task("preparing", total=None)
         told: set[tuple[int, int, int]] = set()
 
         def on_step(now: Progress, place: Place) -> None:
-            line = _line(now, place)
+            line = _line(now, place, seconds)
             display.update(bar, description=line, completed=now.step, total=now.max_steps)
             tenth = (place.number, now.seed, ANNOUNCED * now.step // max(now.max_steps, 1))
             if display.disable and tenth not in told:
@@ -167,9 +167,10 @@ def _live() -> Iterator[Callable[[Progress, Place], None]]:
         yield on_step
 
 
-def _line(now: Progress, place: Place) -> str:
+def _line(now: Progress, place: Place, seconds: float | None) -> str:
     tile = f"tile {place.number} of {place.n_tiles}, " if place.n_tiles > 1 else ""
     left = now.seconds / max(now.step, 1) * (now.max_steps - now.step)
+    left = left if seconds is None else max(min(left, seconds / place.n_tiles - now.seconds), 0)
     parts = [f"{tile}step {now.step} of {now.max_steps}", f"at most {left:.0f} s left", f"loss {now.loss:.2e}"]
     parts += [] if math.isnan(now.statistic) else [f"stopping statistic {now.statistic:.3g}"]
     parts += [] if now.psnr is None else [f"PSNR {now.psnr:.2f} dB"]
