@@ -15,6 +15,7 @@ from invertible.errors import ConfigError, DataError, DtypeError, NonFiniteError
 from invertible.instruments import Memorization, Result, SGDFit, memorization
 from invertible.instruments._estimates import newcombe, over_seeds, share_of, wilson
 from invertible.instruments._memorization_conditions import NAMED, Draws, corrupted, normalised
+from invertible.instruments.memorization import joined
 
 TRUE_AND_RANDOM = {"conditions": ("true labels", "random labels"), "corruptions": (), "quiet": True}
 
@@ -155,6 +156,19 @@ def test_it_is_the_same_again_and_survives_its_file(found, tmp_path):
     assert ours.moments == theirs.moments
     found.save(tmp_path / "found.json")
     assert Result.load(tmp_path / "found.json") == found
+
+
+def test_parts_are_joined(found):
+    parts = [
+        memorization(net, FIT, DATA, corruptions=(), conditions=(name,), seeds=(seed,), quiet=True)
+        for seed in (0, 1)
+        for name in ("random labels", "true labels")
+    ]
+    whole = joined(parts)
+    assert [trained.condition.name for trained in whole.conditions] == ["true labels", "random labels"]
+    assert whole.of("random labels").test == found.of("random labels").test
+    with pytest.raises(ConfigError, match="belong together"):
+        joined([parts[0], memorization(net, FIT, (DATA[1], DATA[0]), **TRUE_AND_RANDOM)])
 
 
 def test_pictures(found):

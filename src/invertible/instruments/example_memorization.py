@@ -145,11 +145,11 @@ def example_memorization(
         estimation", equation 1 and section 2.
 
     Example:
-        >>> x = torch.randn(60, 20, generator=torch.Generator().manual_seed(0))
-        >>> y = (x[:, 0] > 0).long()
-        >>> y[7] = 1 - y[7]
-        >>> found = example_memorization(
-        ...     lambda: nn.Linear(20, 2), SGDFit(epochs=20, batch_size=16), (x, y), n_models=60, together=30)
+        >>> y = torch.arange(60) % 2
+        >>> x = torch.randn(60, 30, generator=torch.Generator().manual_seed(0)) + 2.0 * y[:, None]
+        >>> y[7] = 0
+        >>> fit = SGDFit(epochs=10, batch_size=16)
+        >>> found = example_memorization(lambda: nn.Linear(30, 2), fit, (x, y), n_models=40, together=40)
         >>> found.most[0].example
         7
     """

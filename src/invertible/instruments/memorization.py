@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
@@ -200,6 +200,34 @@ def memorization(
     return Memorization(findings_of(found, n, fitted_at, stopped), found, *about, provenance=origin)
 
 
+def joined(results: Sequence[Memorization]) -> Memorization:
+    """Put parts of one battery together: other conditions, or other seeds of the same.
+
+    Args:
+        results: Of one network, fit, data and normalisation.
+
+    Returns:
+        A result with the trainings of all, read anew.
+
+    Raises:
+        ConfigError: If there are none, or they are of different batteries.
+    """
+    batteries = {(r.model, r.n_parameters, r.n_classes, r.fitted_at, r.normalise, r.fit) for r in results}
+    fingerprints = {r.provenance.data for r in results if r.provenance is not None}
+    if len(batteries) != 1 or len(fingerprints) > 1:
+        got = f"{len(batteries)} batteries, {len(fingerprints)} data sets"
+        raise ConfigError("these results do not belong together", expected="parts of one battery", got=got)
+    parts: dict[Condition, list[Trained]] = {}
+    for trained in (trained for result in results for trained in result.conditions):
+        parts.setdefault(trained.condition, []).append(trained)
+    conditions = sorted(parts, key=_place)
+    found = tuple(
+        replace(parts[c][0], trainings=tuple(t for part in parts[c] for t in part.trainings)) for c in conditions
+    )  # fmt: skip
+    first, stopped = results[0], next((r.provenance.stopped for r in results if r.provenance and r.is_partial), "")
+    return replace(first, findings=findings_of(found, first.n_classes, first.fitted_at, stopped), conditions=found)
+
+
 def _all(
     make_model: Callable[[], nn.Module],
     fit: Fit,
@@ -246,8 +274,14 @@ def _plan(conditions: Sequence[str], corruptions: Sequence[float]) -> list[Condi
     plan = list({condition.name: condition for condition in chosen}.values())
     if not plan:
         raise ConfigError("memorization got no condition", expected="one or more", got="none")
+    return sorted(plan, key=_place)
+
+
+def _place(condition: Condition) -> tuple[bool, float, int]:
     # True labels, corrupted ones by their share, random labels, then spoilt pixels.
-    return sorted(plan, key=lambda c: (c.pixels != "as they are", c.corruption))
+    names = list(NAMED)
+    place = names.index(condition.name) if condition.name in names else len(names)
+    return condition.pixels != "as they are", condition.corruption, place
 
 
 def _check_options(seeds: Sequence[int], fitted_at: float, every: int, seconds: float | None) -> None:
