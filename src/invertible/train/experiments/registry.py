@@ -67,6 +67,10 @@ class Experiment:
 
 _ALL = (
     Experiment(
+        "curvature_over_training", "curvature:curvature_over_training", "the Hessian's spectrum through a training"
+    ),
+    Experiment("slices_by_shortcut", "loss_slice:slices_by_shortcut", "loss surfaces without and with shortcuts"),
+    Experiment(
         "information_plane_of_bits",
         "information_plane:information_plane_of_bits",
         "the information plane of many small networks on twelve bits",
@@ -78,6 +82,19 @@ _ALL = (
     ),
     Experiment("index_by_loss", "critical_points:index_by_loss", "critical points: how many directions go down"),
     Experiment("losses_by_width", "loss_spread:losses_by_width", "where many networks of each width end"),
+    Experiment(
+        "memorization_battery",
+        "memorization:memorization_battery",
+        "true labels, random labels and spoilt pixels: what networks can fit, and how fast",
+    ),
+    Experiment(
+        "kernels_beside_a_network",
+        "kernels:kernels_beside_a_network",
+        "kernel and random-convolution interpolation beside a network of equal time",
+    ),
+    Experiment(
+        "memorized_examples", "memorized_examples:memorized_examples", "which training examples are known by heart"
+    ),
     Experiment("products", "cheap_learning:products", "what a product of n variables costs without depth"),
     Experiment("saddle_escape", "saddle_free:saddle_escape", "saddle-free Newton and SGD next to a saddle"),
     Experiment("depth_profiles", "depth:depth_profiles", "where classes come apart along the depth of networks"),
