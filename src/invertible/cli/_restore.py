@@ -171,7 +171,9 @@ def _line(now: Progress, place: Place, seconds: float | None) -> str:
     tile = f"tile {place.number} of {place.n_tiles}, " if place.n_tiles > 1 else ""
     left = now.seconds / max(now.step, 1) * (now.max_steps - now.step)
     left = left if seconds is None else max(min(left, seconds / place.n_tiles - now.seconds), 0)
-    parts = [f"{tile}step {now.step} of {now.max_steps}", f"at most {left:.0f} s left", f"loss {now.loss:.2e}"]
+    parts = [f"{tile}step {now.step} of {now.max_steps}"]
+    parts += [f"at most {left:.0f} s left"] if now.step > 1 else []  # the first step is slow and tells nothing
+    parts += [f"loss {now.loss:.2e}"]
     parts += [] if math.isnan(now.statistic) else [f"stopping statistic {now.statistic:.3g}"]
     parts += [] if now.psnr is None else [f"PSNR {now.psnr:.2f} dB"]
     return ", ".join(parts)
