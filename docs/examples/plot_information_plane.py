@@ -82,18 +82,18 @@ recorder.result.plot_gradients()
 # %%
 # A network that cannot lose anything
 # -----------------------------------
-# Each block of an i-RevNet can be undone, exactly: I(X; T) = H(X), before training and after. Its figures under wide kernels
-# differ from block to block all the same. What they show is how far apart the images are, not what is left of them.
+# Each block of an i-RevNet can be undone, exactly: I(X; T) = H(X), before training and after. Under wide kernels its figures
+# are far below H(X) all the same: they show how far apart the images are, not what is left of them.
 from sklearn.datasets import load_digits  # noqa: E402
 
 from invertible.models import irevnet_digits  # noqa: E402
 
 digits = load_digits()
 images, labels = torch.from_numpy(digits.images[:500]).float()[:, None] / 16, torch.from_numpy(digits.target[:500])
-plane = information_plane(irevnet_digits(exact=True), (images, labels), sigma2=(0.1, 1.0), n_bins=(2, 4))
+plane = information_plane(irevnet_digits(exact=True), (images, labels), sigma2=(1.0, 0.1), n_bins=(2, 4))
 for place in plane.places:
     kernels = place.inputs[plane.about.number_of("KDE upper")]
-    print(f"{place.place:8} {kernels:6.2f} bits under KDE upper, variance 0.1; to the bit {place.unmeasured:6.3f}")
+    print(f"{place.place:8} {kernels:6.2f} bits under KDE upper, variance 1; to the bit {place.unmeasured:6.3f}")
 for finding in plane.findings:
     print(f"{finding.severity}: {finding.sentence}")
 

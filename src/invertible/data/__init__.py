@@ -12,6 +12,7 @@ from invertible.data.pictures import image_file
 from invertible.data.points import PointBatches, PointSet
 from invertible.data.registry import DataFile, DataSource, describe, names
 from invertible.data.source import ImageSource
+from invertible.data.spherical_bits import SphericalBits, spherical_bits
 from invertible.data.splits import train_validation
 from invertible.data.table import read_rows, read_table
 from invertible.data.toys import toy, toy_names, toy_set
@@ -30,6 +31,7 @@ __all__ = [
     "PointSet",
     "RandomCrop",
     "RandomFlip",
+    "SphericalBits",
     "cache_folder",
     "describe",
     "image_file",
@@ -38,6 +40,7 @@ __all__ = [
     "read_folder",
     "read_rows",
     "read_table",
+    "spherical_bits",
     "toy",
     "toy_names",
     "toy_set",
