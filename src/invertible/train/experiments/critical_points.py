@@ -14,6 +14,7 @@ from invertible.instruments.critical_points import CriticalPoints, critical_poin
 from invertible.train.experiments._images import train_and_test
 from invertible.train.randomness import seeded
 from invertible.train.recipe import DataConfig
+from invertible.train.threads import use_threads
 
 
 @dataclass
@@ -79,10 +80,12 @@ def index_by_loss(options: CriticalOptions, *, out: Path | None = None, quiet: b
         with seeded(torch.device("cpu"), seed):
             n_classes = int(labels.max()) + 1
             net = nn.Sequential(nn.Linear(x.shape[1], options.hidden), nn.Tanh(), nn.Linear(options.hidden, n_classes))
-        part = critical_points(
-            net, (x, labels), weight_decay=options.weight_decay, n_iterates=options.n_iterates, n_steps=options.n_steps,
-            amplitudes=options.amplitudes, n_iterations=options.n_iterations, seed=seed, quiet=quiet,
-        )  # fmt: skip
+        with use_threads(1):  # networks this small only wait for other threads
+            part = critical_points(
+                net, (x, labels), weight_decay=options.weight_decay, n_iterates=options.n_iterates,
+                n_steps=options.n_steps, amplitudes=options.amplitudes, n_iterations=options.n_iterations, seed=seed,
+                quiet=quiet,
+            )  # fmt: skip
         parts.append(part)
         if kept is not None:
             part.save(kept)

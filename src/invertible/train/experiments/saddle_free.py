@@ -22,6 +22,7 @@ from invertible.train.figures import new_figure
 from invertible.train.randomness import seeded
 from invertible.train.recipe import DataConfig
 from invertible.train.saddle_free_newton import SaddleFreeNewton
+from invertible.train.threads import use_threads
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -52,9 +53,9 @@ class EscapeOptions:
     hidden: list[int] = field(default_factory=lambda: [20, 20])
     init_scale: float = 0.01
     n_gradients: int = 600
-    rates: list[float] = field(default_factory=lambda: [0.003, 0.01, 0.03, 0.1, 0.3])
+    rates: list[float] = field(default_factory=lambda: [0.01, 0.03, 0.1])
     batch_size: int = 100
-    rank: int = 20
+    rank: int = 10
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -71,6 +72,7 @@ class Track:
         method: "SGD" or "saddle-free Newton".
         lr: Learning rate; of ours 1, which is Newton's.
         costs: Spent so far, in gradients of all training images.
+        steps: Made so far.
         losses: Training loss then, on all training images.
         test_error: At the end, share of the test images.
         seconds: Wall-clock, without measuring.
@@ -79,6 +81,7 @@ class Track:
     method: str
     lr: float
     costs: tuple[float, ...]
+    steps: tuple[float, ...]
     losses: tuple[float, ...]
     test_error: float
     seconds: float = field(compare=False)
@@ -86,7 +89,15 @@ class Track:
     @property
     def escape(self) -> float:
         """Cost until the loss is below half of where it began; infinite if it never is."""
-        below = (cost for cost, loss in zip(self.costs, self.losses, strict=True) if loss < self.losses[0] / 2)
+        return self._until(self.costs)
+
+    @property
+    def escape_steps(self) -> float:
+        """Steps until then; of SGD to the next whole epoch."""
+        return self._until(self.steps)
+
+    def _until(self, counts: tuple[float, ...]) -> float:
+        below = (count for count, loss in zip(counts, self.losses, strict=True) if loss < self.losses[0] / 2)
         return next(below, math.inf)
 
 
@@ -111,17 +122,37 @@ class SaddleEscape(Result):
         """One row per run."""
         return [
             {
-                "method": track.method, "lr": track.lr, "is_best": track in (self.tracks[0], self.best),
-                "escape_cost": track.escape, "loss": track.losses[-1], "test_error": track.test_error,
+                "method": track.method,
+                "lr": track.lr,
+                "is_best": track in (self.tracks[0], self.best),
+                "escape_cost": track.escape,
+                "escape_steps": track.escape_steps,
+                "loss": track.losses[-1],
+                "test_error": track.test_error,
                 "seconds": track.seconds,
             }
             for track in self.tracks
-        ]  # fmt: skip
+        ]
 
     @property
-    def escape_ratio(self) -> float:
-        """Cost of SGD's escape over ours, SGD at the rate that escapes soonest."""
-        return min(track.escape for track in self.tracks[1:]) / self.tracks[0].escape
+    def soonest(self) -> Track:
+        """SGD at the rate that escapes at the least cost."""
+        return min(self.tracks[1:], key=lambda track: track.escape)
+
+    @property
+    def cost_ratio(self) -> float:
+        """Cost of our escape over that of SGD at the rate that escapes soonest."""
+        return self.tracks[0].escape / self.soonest.escape
+
+    @property
+    def step_ratio(self) -> float:
+        """Steps of SGD's escape, at the rate that escapes soonest, over ours."""
+        return self.soonest.escape_steps / self.tracks[0].escape_steps
+
+    @property
+    def final_ratio(self) -> float:
+        """Training loss of SGD at the end, at its best rate, over ours."""
+        return self.best.losses[-1] / max(self.tracks[0].losses[-1], 1e-300)
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Draw the training loss against what was spent.
@@ -169,7 +200,7 @@ def saddle_escape(options: EscapeOptions, *, out: Path | None = None, quiet: boo
     x, test_x = ((part - mean) / scale for part in parts)
     runs: list[tuple[str, float]] = [(OURS, 1.0), *(("SGD", rate) for rate in options.rates)]
     tracks: list[Track] = []
-    with progress() as bar:
+    with progress() as bar, use_threads(1):  # networks this small only wait for other threads
         task = None if quiet else bar.add_task("saddle escape", total=len(runs))
         for method, lr in runs:
             tracks.append(_run(method, lr, (x, train[1]), (test_x, test[1]), options))
@@ -186,22 +217,23 @@ def _run(
     with seeded(torch.device("cpu"), options.seed):
         net = _network(train[0].shape[1], int(train[1].max()) + 1, options)
         steps = _ours(net, train, options) if method == OURS else _sgd(net, train, lr, options)
-        costs, losses, spent, seconds = [0.0], [_loss(net, train)], 0.0, 0.0
-        while spent < options.n_gradients:
+        costs, counts, losses, seconds = [0.0], [0.0], [_loss(net, train)], 0.0
+        while costs[-1] < options.n_gradients:
             start = time.perf_counter()
-            spent += next(steps)
+            cost, n_steps = next(steps)
             seconds += time.perf_counter() - start
-            costs.append(spent)
+            costs.append(costs[-1] + cost)
+            counts.append(counts[-1] + n_steps)
             losses.append(_loss(net, train))
             if not math.isfinite(losses[-1]):
                 break
     with torch.no_grad():
         error = (net(test[0]).argmax(1) != test[1]).double().mean().item()
     finite = [loss if math.isfinite(loss) else math.inf for loss in losses]
-    return Track(method, lr, tuple(costs), tuple(finite), error, round(seconds, 3))
+    return Track(method, lr, tuple(costs), tuple(counts), tuple(finite), error, round(seconds, 3))
 
 
-def _ours(net: nn.Module, train: tuple[Tensor, Tensor], options: EscapeOptions) -> Iterator[float]:
+def _ours(net: nn.Module, train: tuple[Tensor, Tensor], options: EscapeOptions) -> Iterator[tuple[float, int]]:
     (x, y), optimizer, calls = train, SaddleFreeNewton(net.parameters(), rank=options.rank), [0]
 
     def closure() -> Tensor:
@@ -211,17 +243,19 @@ def _ours(net: nn.Module, train: tuple[Tensor, Tensor], options: EscapeOptions) 
     while True:
         before = calls[0]
         optimizer.step(closure)
-        yield 1 + COST_OF_PRODUCT * options.rank + COST_OF_LOSS * (calls[0] - before - 1)
+        yield 1 + COST_OF_PRODUCT * options.rank + COST_OF_LOSS * (calls[0] - before - 1), 1
 
 
-def _sgd(net: nn.Module, train: tuple[Tensor, Tensor], lr: float, options: EscapeOptions) -> Iterator[float]:
+def _sgd(
+    net: nn.Module, train: tuple[Tensor, Tensor], lr: float, options: EscapeOptions
+) -> Iterator[tuple[float, int]]:
     (x, y), optimizer = train, torch.optim.SGD(net.parameters(), lr, momentum=0.9)
     while True:
         for rows in torch.randperm(len(x)).split(options.batch_size):
             optimizer.zero_grad()
             nn.functional.cross_entropy(net(x[rows]), y[rows]).backward()
             optimizer.step()
-        yield 1.0
+        yield 1.0, -(-len(x) // options.batch_size)
 
 
 def _network(n_in: int, n_out: int, options: EscapeOptions) -> nn.Sequential:
@@ -245,16 +279,18 @@ def _loss(net: Callable[[Tensor], Tensor], data: tuple[Tensor, Tensor]) -> float
 
 
 def _findings(found: SaddleEscape) -> tuple[Finding, ...]:
-    ours, best = found.tracks[0], found.best
-    soonest = min(found.tracks[1:], key=lambda track: track.escape)
+    ours, best, soonest = found.tracks[0], found.best, found.soonest
     if math.isinf(ours.escape) or math.isinf(soonest.escape):
         stuck = OURS if math.isinf(ours.escape) else "SGD at any rate"
         return (Finding("warning", f"{stuck} did not leave the saddle. Try: a larger n_gradients.", 0),)
-    text = f"Half of the loss was gone after {ours.escape:.3g} gradients by {OURS}, after {soonest.escape:.3g} by SGD"
+    text = (
+        f"Half of the loss was gone after {ours.escape_steps:g} steps of {OURS}, which cost {ours.escape:.3g} gradients"
+    )
+    other = f"after {soonest.escape_steps:g} steps of SGD, which cost {soonest.escape:.3g} (rate {soonest.lr:g})"
     end = (
-        f"At the end the loss is {ours.losses[-1]:.3g} (test error {ours.test_error:.1%}) against {best.losses[-1]:.3g}"
+        f"At the end the loss is {ours.losses[-1]:.2g} (test error {ours.test_error:.1%}) against {best.losses[-1]:.2g}"
     )
     return (
-        Finding("note", f"{text} (rate {soonest.lr:g})."),
+        Finding("note", f"{text}, and {other}."),
         Finding("note", f"{end} ({best.test_error:.1%}, rate {best.lr:g}) at equal cost."),
     )
