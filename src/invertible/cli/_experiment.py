@@ -37,7 +37,9 @@ def add_experiment(command: argparse.ArgumentParser) -> None:
         command: Its parser.
     """
     command.add_argument("name", metavar="EXPERIMENT", help="a name from `invertible recipes`, or a YAML file")
-    text = "folder to write to (default: runs/EXPERIMENT); stopped, it goes on there"
+    text = (
+        "folder to write to (default: runs/EXPERIMENT, with --quick runs/EXPERIMENT-quick); stopped, it goes on there"
+    )
     command.add_argument("--out", type=Path, help=text)
     text = "at the size that the experiment calls quick: to see that it works, not what comes out"
     command.add_argument("--quick", action="store_true", help=text)
@@ -86,7 +88,8 @@ def experiment(options: argparse.Namespace, rest: list[str]) -> None:
     check_data_dir(options.data_dir)
     _check(options)
     overrides = [*rest, *(data_dir_option(options.name, options.data_dir) if options.data_dir else [])]
-    folder = options.out or Path("runs") / folder_name(options.name.removesuffix(".yaml"))
+    name = folder_name(options.name.removesuffix(".yaml")) + ("-quick" if options.quick else "")
+    folder = options.out or Path("runs") / name
     try:
         report = run_experiment(options.name, folder, overrides, is_quick=options.quick, overwrite=options.overwrite)
     except KeyboardInterrupt:

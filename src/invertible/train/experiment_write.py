@@ -32,6 +32,8 @@ def write_experiment(report: ExperimentReport, folder: Path) -> ExperimentReport
     Raises:
         CheckpointError: If the folder cannot be written to; nothing is written then.
     """
+    for abandoned in folder.glob(".partial-*"):  # by a process that was killed while it wrote
+        shutil.rmtree(abandoned, ignore_errors=True)
     temporary = folder / f".partial-{os.getpid()}"
     try:
         temporary.mkdir(parents=True, exist_ok=True)

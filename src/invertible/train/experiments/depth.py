@@ -127,7 +127,8 @@ def depth_profiles(options: DepthOptions, *, out: Path | None = None, quiet: boo
     Example:
         >>> tiny = '--model.arguments={"in_shape": [1, 8, 8], "n_blocks": [2], "channels": [2], "strides": [2]}'
         >>> few = ["--model.name=resnet", "--model.exact=false", tiny, "--training.epochs=1", "--data.n_train=64"]
-        >>> found = depth_profiles(DepthOptions({"ResNet": "irevnet/digits"}, few, n_examples=40, n_folds=2), quiet=True)
+        >>> options = DepthOptions({"ResNet": "irevnet/digits"}, few, n_examples=40, n_folds=2)
+        >>> found = depth_profiles(options, quiet=True)
         >>> [(row["network"], row["depth"], row["place"]) for row in found.table][1:]
         [('ResNet', 'first', 'stages.0.0'), ('ResNet', 'last', 'stages.0.1')]
     """
