@@ -141,12 +141,13 @@ class Trained:
         """As a row of the table.
 
         Returns:
-            Plain values: means, with the ends of their intervals.
+            Plain values: means, with the ends of their intervals. "epochs" is how long was trained, fitted or not.
         """
         changed = [t.n_changed / self.n_train for t in self.trainings]
         row: Row = {"condition": self.condition.name, "corruption": self.condition.corruption}
         row |= {"pixels": self.condition.pixels, "changed": over_seeds(changed).mean}
         row |= {"n_seeds": len(self.trainings), "n_fitted": sum(t.epochs_to_fit is not None for t in self.trainings)}
+        row["epochs"] = over_seeds([float(moment.epoch) for moment in self.ends]).mean
         for name in ("epochs_to_fit", "steps_to_fit", "train", "test", "wrong_given", "wrong_true"):
             found: Estimate = getattr(self, name)
             row |= {name: found.mean, f"{name}_low": found.low, f"{name}_high": found.high}
