@@ -218,7 +218,7 @@ def test_what_is_heard() -> None:
     network = nn.Sequential(nn.Linear(3, 4), nn.ReLU(inplace=True), nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
     found = information_plane(network, (x, y), **SMALL)
     assert [place.place for place in found.places] == ["1", "3", "4"]
-    assert found.about.linear == ("4",)
+    assert found.about.linear == ()  # but for the logits
     own = information_plane(network, (x, y), layers=["0"], **SMALL)
     assert "heard before any nonlinearity" in " ".join(f.sentence for f in own.findings)
     with pytest.raises(ConfigError, match="no module 'fc'"):

@@ -242,5 +242,6 @@ def describe_network(known: About, network: nn.Module, places: Places, first: Ba
     """
     inside, parts = invertible_places(network, places.taps)
     keeps = len(parts) == 1 and enters_unchanged(network, parts[0], first)
-    linear = tuple(tap.name for tap in places.taps if is_linear(tap) and tap.name not in inside)
+    taps = places.taps[:-1] if places.is_auto else places.taps  # the last one's are the logits
+    linear = tuple(tap.name for tap in taps if is_linear(tap) and tap.name not in inside)
     return replace(known, invertible=tuple(inside), keeps_input=keeps, linear=linear)

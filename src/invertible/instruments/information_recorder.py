@@ -337,7 +337,6 @@ class InformationPlaneRecorder:
     ) -> None:
         known = _options(options)
         self.model, self.schedule = model, schedule
-        self._layers = known["layers"]
         self._mode: Mode = known["mode"]
         sweep = Sweep(
             tuple(known["n_bins"]), known["span"], tuple(known["sigma2"]), known["n_kernel"], known["n_shuffles"],
@@ -346,7 +345,7 @@ class InformationPlaneRecorder:
         feeding = {name: known[name] for name in ("batch_fn", "batches", "seconds", "seed", "quiet")}
         with measuring(model, self._mode) as network:
             feed = Feed(NAME, network, data, **feeding)
-            places = Places(network, self._layers, feed.first)
+            places = self._places = Places(network, known["layers"], feed.first)
             self._batches = collect(feed, known["n_examples"])
             labels = labels_of(self._batches, NAME, known["n_classes"])
             self._log = InformationLog(labels, inputs_of(self._batches), sweep=sweep)
@@ -369,8 +368,7 @@ class InformationPlaneRecorder:
             return
         with measuring(self.model, self._mode) as network:
             batches = [replace(b.placed(network), labels=b.labels) for b in self._batches]
-            heard = Places(network, self._layers, batches[0]).hear(batches)
-            self._log.record(epoch, heard)
+            self._log.record(epoch, self._places.hear(batches))
         self._moments = GradientMoments()
 
     @contextmanager
