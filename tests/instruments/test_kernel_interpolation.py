@@ -98,6 +98,20 @@ def test_of_a_function_and_of_an_equal_name():
     assert by_hand.fits[0].test == interpolate(DATA, gamma=0.7, quiet=True).fits[0].test
 
 
+def test_a_matrix_that_a_kernel_keeps_is_left_alone():
+    both = torch.cat([X, X_TEST])
+    gram = torch.exp(-torch.cdist(both, both))
+    kept, where = gram.clone(), {tuple(row): i for i, row in enumerate(both.tolist())}
+
+    def looked_up(x, y):
+        first, second = (where[tuple(points[0].tolist())] for points in (x, y))
+        return gram[first : first + len(x), second : second + len(y)]
+
+    found = interpolate(DATA, looked_up, quiet=True)
+    assert torch.equal(gram, kept)
+    assert found.fits[0].test == interpolate(DATA, lambda x, y: torch.exp(-torch.cdist(x, y)), quiet=True).fits[0].test
+
+
 def test_float32_and_float64_agree_and_the_file_holds_all(tmp_path):
     found = interpolate(DATA, gamma=1.5, ridges=(1e-2, 1e-1), dtype=torch.float32, tolerance=1e-9, quiet=True)
     exact = interpolate(DATA, gamma=1.5, ridges=(1e-2, 1e-1), quiet=True)

@@ -217,7 +217,8 @@ def _kernel(
     flat, flat_test = x.double().flatten(1), x_test.double().flatten(1)
     if callable(kernel):
         name = str(getattr(kernel, "__name__", type(kernel).__name__))
-        return FunctionKernel(flat, flat_test, kernel), name, None, None
+        # A function may hand out a matrix that it keeps; the solver works in place.
+        return FunctionKernel(flat, flat_test, lambda a, b: kernel(a, b).clone()), name, None, None
     width = 2 / _median(flat) if gamma is None else gamma
     return FunctionKernel(flat, flat_test, rbf(width)), "rbf", width, None
 

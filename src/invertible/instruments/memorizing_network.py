@@ -123,7 +123,8 @@ def _check(x: Tensor, y: Tensor, tolerance: float) -> None:
 
 def _distinct(points: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
     unique, which = points.unique(dim=0, return_inverse=True)
-    first = torch.full((len(unique),), len(points)).scatter_reduce(0, which, torch.arange(len(points)), "amin")
+    rows = torch.arange(len(points), device=points.device)
+    first = torch.full_like(rows[: len(unique)], len(points)).scatter_reduce(0, which, rows, "amin")
     differs = (values != values[first[which]]).flatten(1).any(1) if values.ndim > 1 else values != values[first[which]]
     if differs.any():
         i = int(differs.nonzero()[0])
