@@ -241,3 +241,13 @@ def test_rank_correlation_is_scipys() -> None:
     random = torch.Generator().manual_seed(0)
     a, b = torch.randint(5, (2, 30), generator=random).double().numpy()
     assert _rank_correlation(a, b) == pytest.approx(spearmanr(a, b).statistic)
+
+
+def test_results_of_several_networks_are_joined(of_a_network: CriticalPoints) -> None:
+    twice = of_a_network.joined(of_a_network)
+    assert len(twice.points) == 2 * len(of_a_network.points)
+    assert twice.critical == of_a_network.critical  # the second time they are the same points
+    assert twice.n_critical == len(of_a_network.critical)
+    assert twice.lowest_index == of_a_network.critical[0].index
+    assert 0 < twice.critical_share <= 1
+    assert -1 <= twice.rank_correlation <= 1

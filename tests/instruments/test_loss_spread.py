@@ -175,3 +175,17 @@ def test_loaders_float64_and_grad_modes() -> None:
         other = loss_spread(batches, (own, y), **good)
     np.testing.assert_allclose(other.widths[0].test_losses, plain.widths[0].test_losses, rtol=1e-5)
     assert own.grad is None
+
+
+def test_widths_measured_one_by_one_are_joined(found: LossSpread) -> None:
+    options = {"n_networks": 30, "n_epochs": 8, "batch_size": 20, "n_index": 0, "n_threads": 1}
+    parts = [loss_spread(blobs(), blobs(seed=1), widths=(width,), **options) for width in (12, 2)]
+    joined = parts[0].joined(parts[1])
+    assert [width.width for width in joined.widths] == [2, 12]
+    np.testing.assert_allclose(joined.widths[1].test_losses, found.widths[1].test_losses, rtol=1e-4)
+    assert any("Standard deviation" in finding.sentence for finding in joined.findings)
+    with pytest.raises(ConfigError, match="bad widths"):
+        parts[0].joined(parts[0])
+    other = loss_spread(blobs(), blobs(seed=1), widths=(3,), **{**options, "n_epochs": 1})
+    with pytest.raises(ConfigError, match="cannot be joined"):
+        parts[0].joined(other)
