@@ -185,7 +185,11 @@ def information_plane_of_images(
     splits = prepare_data(options.data)
     if isinstance(splits.train, PointSet):
         raise ConfigError("images with labels are needed", expected="data.name: digits", got=options.data.name)
-    batches = feed(splits.train, options.batch_size, normalize=splits.normalize, seed=options.seed, shuffle=True)
+    size = min(options.batch_size, len(splits.train))
+    # A last batch of three images is noise for BatchNorm, and for the deviation over batches.
+    batches = feed(
+        splits.train, size, normalize=splits.normalize, seed=options.seed, shuffle=True, drop_last=True
+    )  # fmt: skip
     network = _network(splits, options).eval()
     measured = options.epochs_measured
     layers: Layers = options.layers
