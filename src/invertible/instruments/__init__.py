@@ -27,6 +27,7 @@ from invertible.instruments.loss_slice import LossSlice, loss_slice
 from invertible.instruments.loss_spread import LossSpread, loss_spread
 from invertible.instruments.memorization import Memorization, memorization
 from invertible.instruments.memorizing_network import MemorizingNetwork, memorizing_network
+from invertible.instruments.noise_impedance import NoiseImpedance, noise_impedance
 from invertible.instruments.provenance import Provenance
 from invertible.instruments.registry import INSTRUMENTS, Instrument, instrument
 from invertible.instruments.result import Finding, Result
@@ -68,6 +69,7 @@ __all__ = [
     "LossSpread",
     "Memorization",
     "MemorizingNetwork",
+    "NoiseImpedance",
     "Provenance",
     "Report",
     "Result",
@@ -104,6 +106,7 @@ __all__ = [
     "measuring",
     "memorization",
     "memorizing_network",
+    "noise_impedance",
     "reversibility",
     "signal_propagation",
     "top_eigenvectors",

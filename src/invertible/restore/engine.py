@@ -24,6 +24,8 @@ EVERY = 10
 JUMP = 10**0.5
 """A loss that grows so much (5 dB) since the last snapshot is taken back. Source: the paper's released code."""
 SNAPSHOT = 50
+RAMP = 500
+"""Steps over which the input's noise grows, at full size."""
 LEARNT = 1.03
 """A coarse scale ends where the error left is so many times the noise's variance."""
 INTERRUPTED = "interrupted"
@@ -80,6 +82,7 @@ class Fit:
     peak_psnr: float | None = None
     n_reverts: int = 0
     _step: int = 0
+    _took: float = 0.0
     _reason: str = ""
     _average: Tensor | None = None
     _average_age: int = 0
@@ -109,6 +112,7 @@ class Fit:
             self._reason = INTERRUPTED
         if self.kept is None:
             self._keep()
+        self._took = time.perf_counter() - self._began
         if self.kept is None:  # interrupted before the first step was done
             raise KeyboardInterrupt
         return self.kept
@@ -116,10 +120,9 @@ class Fit:
     @property
     def summary(self) -> Run:
         """How it ended."""
-        seconds = time.perf_counter() - self._began
         reason = self._reason or self.rule.reason or "all steps done"
-        found = {"psnr": self.kept_psnr, "peak_psnr": self.peak_psnr, "n_reverts": self.n_reverts}
-        return Run(self.seed, self.kept_step, self._step, reason, seconds, **found)
+        psnrs = self.kept_psnr, self.peak_psnr
+        return Run(self.seed, self.kept_step, self._step, reason, self._took, *psnrs, self.n_reverts)
 
     def _draw(self) -> tuple[Tensor, ...]:
         device = self.evidence.measured.device
@@ -135,13 +138,15 @@ class Fit:
 
     def _scale(self, factor: int, inputs: tuple[Tensor, ...]) -> None:
         steps = self.settings.steps if factor == 1 else self.settings.coarse_steps
-        self._average, self._average_age = None, 0
+        self._average_age = 0  # the coarser average stays until there is a finer one
         self._snapshot, self._snapshot_loss = None, math.inf
         for i in range(steps):
             if self._is_late():
                 return
             start, end = self.settings.input_noise
-            level = start + (end - start) * min(1.0, i / max(1, 0.6 * steps)) if factor == 1 else start
+            level = start + (end - start) * min(1.0, i / RAMP) if factor == 1 else start
+            if factor == 1 and self.settings.decay:
+                self._slow_down((steps - i) / steps)
             picture, loss = self._descend(tuple(x + level * self._spread * self._noise.like(x) for x in inputs))
             self._step += 1
             self._add(picture)
@@ -150,6 +155,10 @@ class Fit:
             self._look(factor, float(loss) if not i % EVERY else None)
             if self.rule.reason or self._is_learnt:
                 return
+
+    def _slow_down(self, left: float) -> None:
+        for group in self._optimizer.param_groups:
+            group["lr"] = self.settings.learning_rate * min(1.0, left / self.settings.decay)
 
     def _descend(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
         with self.evidence.autocast():
@@ -163,7 +172,10 @@ class Fit:
     def _add(self, picture: Tensor) -> None:
         self._average_age += 1
         weight = max(1 - self.settings.average, 1 / self._average_age)
-        self._average = picture.clone() if self._average is None else self._average.lerp_(picture, weight)
+        if self._average is None or self._average_age == 1:
+            self._average = picture.clone()
+        else:
+            self._average.lerp_(picture, weight)
         self._picture = picture
 
     def _look_back(self, loss: float) -> None:
@@ -174,7 +186,7 @@ class Fit:
         if self._snapshot is not None and not loss <= JUMP * self._snapshot_loss:
             self.prior.load_state_dict(self._snapshot)
             self._renew_optimizer()
-            self._average, self._average_age = None, 0
+            self._average_age = 0
             self.n_reverts += 1
             return
         self._snapshot = {name: value.clone() for name, value in self.prior.state_dict().items()}

@@ -137,7 +137,7 @@ def _operator(job: Job, photo: Photo) -> tuple[Operator, list[str]]:
     if job.task == "superres":
         return Downsample(job.factor), []
     if job.task == "jpeg":
-        return Jpeg.from_file(job.image), []
+        return Jpeg.from_file(job.image, pull=1.0), []
     return Identity(), []
 
 

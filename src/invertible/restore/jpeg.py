@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, get_args
@@ -31,6 +32,8 @@ class Jpeg(Operator):
         quality: The encoder's quality, 1 to 100, or its quantisation tables in grey levels, shape (8, 8) each: one
             for a grey picture, two (brightness, colour) or three for a coloured one.
         subsampling: Of colour.
+        pull: Weight of the squared distance from the middle of the interval, added to `misfit`: the decoded picture is
+            the better guess the nearer to it, which the interval alone does not say.
 
     `Jpeg.from_file` takes tables, subsampling and the intervals themselves from a file: exact, where intervals found
     from decoded pixels are off where colour was interpolated or brightness cut at white.
@@ -47,8 +50,11 @@ class Jpeg(Operator):
         0.0
     """
 
-    def __init__(self, quality: int | Sequence[Tensor], subsampling: Subsampling = "4:2:0") -> None:
+    def __init__(self, quality: int | Sequence[Tensor], subsampling: Subsampling = "4:2:0", pull: float = 0.0) -> None:
         super().__init__()
+        if not 0 <= pull < math.inf:
+            raise ConfigError("JPEG has no such pull", expected="pull >= 0", got=pull)
+        self.pull = pull
         if subsampling not in SAMPLINGS:
             expected = ", ".join(SAMPLINGS)
             raise ConfigError("JPEG has no such subsampling", expected=expected, got=repr(subsampling))
@@ -62,11 +68,12 @@ class Jpeg(Operator):
     tables: Tensor
 
     @classmethod
-    def from_file(cls, path: str | Path) -> Jpeg:
+    def from_file(cls, path: str | Path, pull: float = 0.0) -> Jpeg:
         """The compression of one file, with its own intervals.
 
         Args:
             path: A JPEG, grey or YCbCr.
+            pull: As above.
 
         Returns:
             An operator for the picture in that file, turned upright as `read_image` turns it.
@@ -75,7 +82,7 @@ class Jpeg(Operator):
             DataError: If it is no such file.
         """
         file = read_jpeg(Path(path))
-        made = cls(file.tables, _name(file.sampling))
+        made = cls(file.tables, _name(file.sampling), pull)
         made._file = file
         return made
 
@@ -84,10 +91,11 @@ class Jpeg(Operator):
         return torch.cat([c.flatten(1) for c in self._coefficients(image)], 1)
 
     def misfit(self, predicted: Tensor, measured: Tensor) -> Tensor:
-        """Return squared distances from the intervals, zero inside."""
+        """Return squared distances from the intervals, zero inside unless there is a pull to the middle."""
         middles, halves = self._intervals(measured)
         _check_same(predicted, middles)
-        return (predicted - predicted.detach().clamp(middles - halves, middles + halves)) ** 2
+        outside = (predicted - predicted.detach().clamp(middles - halves, middles + halves)) ** 2
+        return outside + self.pull * (predicted - middles) ** 2 if self.pull else outside
 
     def n_measured(self, measured: Tensor) -> int:
         """Return how many coefficients there are."""
@@ -108,7 +116,7 @@ class Jpeg(Operator):
         """
         if self._piece is not None:
             raise ConfigError("a piece of a piece", expected="the whole picture's operator", got="a piece's")
-        piece = Jpeg([table * 255 for table in self.tables], _name(self.sampling))
+        piece = Jpeg([table * 255 for table in self.tables], _name(self.sampling), self.pull)
         piece._file, piece._piece = self._file, self._stored(rows, columns)
         return piece.to(self.tables.device)
 

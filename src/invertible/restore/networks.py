@@ -15,10 +15,10 @@ from invertible.restore.skip import ResidualNetwork, SkipNetwork
 
 _NAMED: dict[str, Callable[[int, tuple[int, int]], Prior]] = {
     "auto": lambda channels, size: Pyramid(size, channels),
-    "skip": lambda channels, size: AsPrior(SkipNetwork(32, channels)),
-    "hourglass": lambda channels, size: AsPrior(SkipNetwork(32, channels, skips=(0,) * 5)),
+    "skip": lambda channels, size: AsPrior(_skip(channels, size, 4)),
+    "hourglass": lambda channels, size: AsPrior(_skip(channels, size, 0)),
     "resnet": lambda channels, size: AsPrior(ResidualNetwork(32, channels)),
-    "deep-decoder": lambda channels, size: DeepDecoder(channels),
+    "deep-decoder": lambda channels, size: DeepDecoder(channels, n_ups=_depth(size)),
 }
 NETWORKS = tuple(_NAMED)
 """Their names."""
@@ -50,3 +50,13 @@ def make_prior(network: str | nn.Module | Callable[[], nn.Module], channels: int
     if not isinstance(made, nn.Module):
         raise ConfigError("no network", expected="a torch.nn.Module", got=type(made).__name__)
     return made if isinstance(made, Prior) else AsPrior(made)
+
+
+def _skip(channels: int, size: tuple[int, int], across: int) -> SkipNetwork:
+    n = _depth(size)
+    return SkipNetwork(32, channels, widths=(128,) * n, skips=(across,) * n)
+
+
+def _depth(size: tuple[int, int]) -> int:
+    # The papers' five halvings, or as many as leave two pixels: one pixel cannot be normalised.
+    return max(1, min(5, min(size).bit_length() - 2))

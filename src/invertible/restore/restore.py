@@ -81,6 +81,7 @@ def restore(
         ShapeError: If shapes do not fit.
         NonFiniteError: If pixels that count are NaN or infinite, or the fit diverges.
         RangeError: If pixels lie far outside [0, 1], or all have one value.
+        KeyboardInterrupt: If Ctrl-C comes before the first step is done.
 
     Source: Ulyanov, Vedaldi & Lempitsky 2018, Deep Image Prior.
 
@@ -105,12 +106,20 @@ def restore(
         began = time.perf_counter()
         fits, pictures = [], []
         for k in range(n_seeds):
-            prior = _fresh(network, measured.shape[1], size, seed + k, measured.device)
             left = None if seconds is None else (seconds - (time.perf_counter() - began)) / (n_seeds - k)
-            fits.append(Fit(prior, evidence, settings, settings.rule(bool(sigma)), seed + k, left, on_step))
-            picture = fits[-1].run()
+            if k and left is not None and seconds is not None and left < 0.5 * seconds / n_seeds:
+                break  # a run of a few steps would spoil the mean
+            prior = _fresh(network, measured.shape[1], size, seed + k, measured.device)
+            fit = Fit(prior, evidence, settings, settings.rule(bool(sigma)), seed + k, left, on_step)
+            try:
+                picture = fit.run()
+            except KeyboardInterrupt:
+                if not pictures:
+                    raise
+                break
+            fits.append(fit)
             pictures.append(picture if sigma else operator.settle(picture, measured))
-            if fits[-1].summary.reason == INTERRUPTED:
+            if fit.summary.reason == INTERRUPTED:
                 break
     return _restored(pictures, fits, settings, time.perf_counter() - began)
 
