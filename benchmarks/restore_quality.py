@@ -23,6 +23,7 @@ from torch import Tensor
 
 from _photographs import PHOTOGRAPHS, as_jpeg, half_known, noisy, photograph, text_known
 from invertible.restore import Downsample, Identity, Jpeg, Mask, Operator, Settings, read_image, restore
+from invertible.restore.quality import quality
 
 TASKS = ("denoise-25", "denoise-50", "inpaint-half", "inpaint-text", "superres-4", "jpeg-10")
 
@@ -94,9 +95,7 @@ def psnr(picture: Tensor, truth: Tensor) -> float:
 
 def ssim(picture: Tensor, truth: Tensor) -> float:
     """Structural similarity of scikit-image, windows of 7 pixels."""
-    from skimage.metrics import structural_similarity
-
-    return float(structural_similarity(_forth(truth), _forth(picture.clamp(0, 1)), data_range=1, channel_axis=-1))
+    return quality(picture.clamp(0, 1), truth).ssim or 0.0
 
 
 def _forth(picture: Tensor) -> np.ndarray:
@@ -126,8 +125,9 @@ def one_run(task: str, name: str, seed: int, folder: Path, settings: dict[str, A
         figures = {"stopped": run.psnr, "peak": run.peak_psnr, "step": run.stop_step, "reason": run.reason}
     figures["cpu seconds"] = time.process_time() - began
     path = _path(folder, task, name, seed)
+    arrays: dict[str, Any] = {n: p.numpy() for n, p in pictures.items()}
     with tempfile.NamedTemporaryFile(dir=folder, suffix=".tmp", delete=False) as file:
-        np.savez(file, figures=json.dumps(figures), **{n: p.numpy() for n, p in pictures.items()})
+        np.savez(file, allow_pickle=False, figures=json.dumps(figures), **arrays)
     Path(file.name).rename(path)
     return f"{task} {name} seed {seed}: {figures}"
 

@@ -3,15 +3,16 @@ The information plane, and what it cannot tell
 ==============================================
 
 Shwartz-Ziv and Tishby watched what each layer of a network tells about input and label while it learns, and saw the
-information about the input fall. Saxe et al. changed tanh to ReLU, and it did not. Both on the paper's task, a few networks
-at once, and at the end a network whose information cannot fall.
+information about the input fall. Saxe et al. changed tanh to ReLU, and it did not. Both on the paper's task, a few
+networks at once, and at the end a network whose information cannot fall.
 """
 
 # %%
 # One unit, in closed form
 # ------------------------
-# X ~ N(0, 1) goes through tanh(w X) or relu(w X), and the result into 30 bins. As the weight grows, tanh saturates and its
-# discretised entropy falls; a ReLU's rises for ever. Nothing is learnt here, and nothing forgotten: the map is the same.
+# X ~ N(0, 1) goes through tanh(w X) or relu(w X), and the result into 30 bins. As the weight grows, tanh saturates and
+# its discretised entropy falls; a ReLU's rises for ever. Nothing is learnt here, and nothing forgotten: the map is the
+# same.
 import itertools
 
 import matplotlib.pyplot as plt
@@ -59,8 +60,8 @@ found.pictures["sweep"]()
 # %%
 # Any network, any loop
 # ---------------------
-# The recorder is called with the number of epochs done, and hears gradients before each step. Above 1 a layer's gradient
-# drifts (the mean over batches is larger than its deviation), below it diffuses.
+# The recorder is called with the number of epochs done, and hears gradients before each step. Above 1 a layer's
+# gradient drifts (the mean over batches is larger than its deviation), below it diffuses.
 torch.manual_seed(0)
 task = spherical_bits()
 pairs = [(nn.Linear(n, m), nn.Tanh()) for n, m in itertools.pairwise((12, 8, 4))]
@@ -82,11 +83,11 @@ recorder.result.plot_gradients()
 # %%
 # A network that cannot lose anything
 # -----------------------------------
-# Each block of an i-RevNet can be undone, exactly: I(X; T) = H(X), before training and after. Under wide kernels its figures
-# are far below H(X) all the same: they show how far apart the images are, not what is left of them.
-from sklearn.datasets import load_digits  # noqa: E402
+# Each block of an i-RevNet can be undone, exactly: I(X; T) = H(X), before training and after. Under wide kernels its
+# figures are far below H(X) all the same: they show how far apart the images are, not what is left of them.
+from sklearn.datasets import load_digits
 
-from invertible.models import irevnet_digits  # noqa: E402
+from invertible.models import irevnet_digits
 
 digits = load_digits()
 images, labels = torch.from_numpy(digits.images[:500]).float()[:, None] / 16, torch.from_numpy(digits.target[:500])

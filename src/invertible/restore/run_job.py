@@ -15,7 +15,8 @@ from invertible.restore.operators import Jpeg, Mask, Operator
 from invertible.restore.restore import Restored, restore
 from invertible.restore.tiles import Place, tile_side, tiled
 
-BYTES_PER_PIXEL = 6000
+BYTES_PER_PIXEL = 2500
+"""Of a run with the default network; measured: 1,300 to 2,200."""
 OVERLAP = 32
 ALIGNED = 16
 

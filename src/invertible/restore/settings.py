@@ -103,5 +103,5 @@ class Settings:
         if isinstance(operator, Jpeg):
             return cls(stop="never", input_noise=(0.5, 1.0), steps=1000)
         if isinstance(operator, Mask):
-            return cls(stop="never", input_noise=(0.1, 0.3), steps=2500)
+            return cls(stop="never", input_noise=(0.1, 0.3), steps=1500)
         return cls(stop="never", input_noise=(0.2, 0.2), steps=1000)

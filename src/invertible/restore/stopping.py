@@ -150,7 +150,7 @@ class Discrepancy(StoppingRule):
     Args:
         ratio: Of the error left over to the noise's variance, at which to stop. The averaged picture is less noisy than
             the one Morozov had in mind, and best a little below 1.
-        patience: Not waited for; the statistic is the distance from `ratio`.
+        patience: Stop after so many steps in which less was not left over.
 
     Raises:
         ConfigError: If the ratio is not above 0.
@@ -172,7 +172,7 @@ class Discrepancy(StoppingRule):
             raise ConfigError("the discrepancy needs a noise level", got="none", hint="sigma=..., or another rule")
         if sight.discrepancy <= self.ratio:
             self.reason = f"{self.name}: what is left is {sight.discrepancy:.2f} of the noise"
-        return max(sight.discrepancy - self.ratio, 0.0)
+        return max(sight.discrepancy, self.ratio)
 
 
 class Never(StoppingRule):
