@@ -8,6 +8,7 @@ Each run is a file in FOLDER: what is there already is not run again. The table 
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import math
 import statistics
@@ -72,13 +73,13 @@ def peers(task: str, truth: Tensor, damage: Damage) -> dict[str, Tensor]:
 
 
 def _denoisers(truth: Tensor, damage: Damage) -> dict[str, Tensor]:
-    import bm3d
     from skimage.restoration import denoise_nl_means, denoise_tv_chambolle, denoise_wavelet
 
     y, sigma, colour = _forth(damage.measured), damage.sigma or 0.0, truth.shape[0] == 3
     smooth = [_back(denoise_tv_chambolle(y, w, channel_axis=-1)) for w in np.linspace(0.5, 2.5, 9) * sigma]
     means = {"h": 0.6 * sigma, "sigma": sigma, "patch_size": 5, "patch_distance": 6, "fast_mode": False}
     wavelet = {"sigma": sigma, "convert2ycbcr": colour, "rescale_sigma": True}
+    bm3d = importlib.import_module("bm3d")
     deep = bm3d.bm3d_rgb(y, sigma) if colour else bm3d.bm3d(y[..., 0], sigma)
     return {
         "total variation": max(smooth, key=lambda picture: psnr(picture, truth)),

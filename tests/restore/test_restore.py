@@ -125,9 +125,16 @@ def test_the_trajectory_is_complete_and_is_saved(tmp_path) -> None:
 
 
 def test_time_runs_out_with_the_best_so_far() -> None:
-    found = restore(noisy(), sigma=0.15, settings=Settings(steps=10**6), seconds=0.05)
-    assert "were over" in found.stop_reason
+    found = restore(noisy(), sigma=0.15, settings=Settings(steps=10**6, stop="never"), seconds=2.0)
+    assert "time limit of" in found.stop_reason
     assert found.image.isfinite().all()
+    assert any("more time" in finding.sentence for finding in found.trajectory.findings)
+    assert {moment.factor for moment in found.trajectory.moments} == {1, 2}
+
+
+def test_too_little_time_is_an_error_not_a_picture() -> None:
+    with pytest.raises(ConfigError, match="too little time"):
+        restore(noisy(height=64, width=64), sigma=0.15, seconds=1e-4)
 
 
 @pytest.mark.parametrize("at", [1, 31])
@@ -230,6 +237,10 @@ def test_a_pyramid_grows_from_its_coarse_picture() -> None:
         ({"image": torch.full((3, 16, 16), math.nan)}, NonFiniteError, "picture to restore"),
         ({"sigma": 25.0}, ConfigError, "sigma / 255"),
         ({"n_seeds": 0}, ConfigError, "n_seeds >= 1"),
+        ({"image": torch.rand(64, 64, 3)}, ShapeError, "permute"),
+        ({"image": torch.rand(3, 1, 1)}, ShapeError, "too small"),
+        ({"truth": 255 * torch.rand(3, 16, 16)}, RangeError, "as truth"),
+        ({"truth": torch.full((3, 16, 16), math.nan)}, NonFiniteError, "truth"),
         ({"seconds": -1.0}, ConfigError, "seconds > 0"),
         ({"network": "unet"}, ConfigError, "skip"),
         ({"network": nn.Conv2d(32, 3, 3)}, ShapeError, "another picture"),

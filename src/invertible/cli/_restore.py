@@ -75,14 +75,14 @@ def restore_with(options: argparse.Namespace, restorer: Callable[..., object]) -
         KeyboardInterrupt: After Ctrl-C, when the best so far has been written, if there was any.
     """
     from invertible.restore.images import check_writable, write_image
-    from invertible.restore.job import Job, prepare
+    from invertible.restore.job import Job, beside, prepare
     from invertible.restore.run_job import Effort, run_job
 
     names = ("image", "out", "task", "mask", "mask_marks", "factor", "sigma", "truth", "bits")
     job = Job(**{name: getattr(options, name) for name in names})
     effort = Effort(options.seconds, options.seeds, options.tile, _device(options.device))
     prepared = prepare(job)
-    for path in _beside(job.out):
+    for path in beside(job.out):
         check_writable(path)
     for note in prepared.notes:
         show(f"note: {note}")
@@ -117,15 +117,12 @@ def _device(name: str | None) -> str | None:
     return name
 
 
-def _beside(out: Path) -> tuple[Path, Path]:
-    return out.with_name(f"{out.stem}-before-after.png"), out.with_name(f"{out.stem}-trajectory.png")
-
-
 def _draw(prepared: Prepared, outcome: Outcome, out: Path) -> None:
     from invertible.restore.figures import save_figure, strip, trajectory_figure
+    from invertible.restore.job import beside
     from invertible.restore.run_job import longest
 
-    before_after, way = _beside(out)
+    before_after, way, _ = beside(out)
     save_figure(strip({"input": prepared.before, "restored": outcome.image}, prepared.truth), before_after)
     shown = longest(outcome.parts)
     if shown is not None:
@@ -134,6 +131,7 @@ def _draw(prepared: Prepared, outcome: Outcome, out: Path) -> None:
 
 
 def _tell(prepared: Prepared, outcome: Outcome, out: Path) -> None:
+    from invertible.restore.job import beside
     from invertible.restore.quality import quality
 
     if len(outcome.parts) == 1:
@@ -142,10 +140,13 @@ def _tell(prepared: Prepared, outcome: Outcome, out: Path) -> None:
     elif outcome.parts:
         n_seconds = sum(part.seconds for part in outcome.parts)
         show(f"{len(outcome.parts)} tiles in {n_seconds:.0f} s; the trajectory is that of the longest")
+    warnings = {f.sentence for part in outcome.parts for f in part.trajectory.findings if f.severity == "warning"}
+    for sentence in sorted(warnings):
+        show(f"warning: {sentence}", is_error=True)
     if prepared.truth is not None:
         before, after = (quality(picture, prepared.truth) for picture in (prepared.before, outcome.image))
         show(f"against the truth: input {before}; restored {after}")
-    before_after, way = _beside(out)
+    before_after, way, _ = beside(out)
     show(f"restored: {out}   before and after: {before_after}   the way: {way}")
 
 

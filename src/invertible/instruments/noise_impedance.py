@@ -265,7 +265,7 @@ def _findings(
     image, noise = half["image"], half["uniform noise"]
     never = f"more than {min(map(len, losses.values())) - 1}"
     if image is None:
-        text = f"Half of the image's variance takes {never} steps: more steps, or a larger learning_rate."
+        text = f"Half of the image's variance takes {never} steps: more steps (or seconds), or a larger learning_rate."
         return (Finding("warning", text),)
     slower = noise is None or noise > 1.5 * image
     verdict = "it resists noise" if slower else "it learns noise as fast as the image: no prior for images"

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from invertible.errors import NonFiniteError
+from invertible.errors import ConfigError, NonFiniteError
 from invertible.restore._evidence import Evidence
 from invertible.restore._noise import NoiseBank
 from invertible.restore.prior import Prior
@@ -29,6 +29,8 @@ RAMP = 500
 LEARNT = 1.03
 """A coarse scale ends where the error left is so many times the noise's variance."""
 INTERRUPTED = "interrupted"
+COARSE_SHARE = 0.3
+"""Of a time limit, at most, goes to the coarse scales."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,7 @@ class Fit:
     peak_psnr: float | None = None
     n_reverts: int = 0
     _step: int = 0
+    _n_full: int = 0
     _took: float = 0.0
     _reason: str = ""
     _average: Tensor | None = None
@@ -99,6 +102,7 @@ class Fit:
 
         Raises:
             KeyboardInterrupt: If it comes before the first step is done.
+            ConfigError: If the time was over before there was a picture.
         """
         self._began = time.perf_counter()
         inputs = self._draw()
@@ -110,6 +114,8 @@ class Fit:
                 self._scale(factor, self.prior.coarser(inputs, factor))
         except KeyboardInterrupt:
             self._reason = INTERRUPTED
+        if self._n_full < EVERY and self._reason and self._reason != INTERRUPTED:
+            self._refuse()
         if self.kept is None:
             self._keep()
         self._took = time.perf_counter() - self._began
@@ -141,7 +147,7 @@ class Fit:
         self._average_age = 0  # the coarser average stays until there is a finer one
         self._snapshot, self._snapshot_loss = None, math.inf
         for i in range(steps):
-            if self._is_late():
+            if self._is_late(factor):
                 return
             start, end = self.settings.input_noise
             level = start + (end - start) * min(1.0, i / RAMP) if factor == 1 else start
@@ -149,6 +155,7 @@ class Fit:
                 self._slow_down((steps - i) / steps)
             picture, loss = self._descend(tuple(x + level * self._spread * self._noise.like(x) for x in inputs))
             self._step += 1
+            self._n_full += factor == 1
             self._add(picture)
             if not i % SNAPSHOT:
                 self._look_back(float(loss))
@@ -222,12 +229,28 @@ class Fit:
         picture = self.evidence.full_size(self._average)
         self.kept = picture.clone() if self.kept is None else self.kept.copy_(picture)
         self.kept_step, self.kept_psnr = self._step, self._psnr()
+        if self.kept_psnr is not None:
+            self.peak_psnr = max(self.kept_psnr, self.peak_psnr or -math.inf)
 
     def _psnr(self) -> float | None:
         return None if self._average is None else self.evidence.psnr(self._average)
 
-    def _is_late(self) -> bool:
-        if self.seconds is None or time.perf_counter() - self._began < self.seconds or not self._step:
+    def _is_late(self, factor: int) -> bool:
+        passed = time.perf_counter() - self._began
+        if self.seconds is None or not self._step:
             return False
-        self._reason = f"{self.seconds:g} s were over"
-        return True
+        if factor > 1:
+            return passed > COARSE_SHARE * self.seconds / factor
+        if passed > self.seconds:
+            self._reason = f"the time limit of {self.seconds:.3g} s"
+        return bool(self._reason)
+
+    def _refuse(self) -> None:
+        # What a few steps leave is no picture, and nobody should take it for one.
+        passed, pixels = time.perf_counter() - self._began, math.prod(self.evidence.size)
+        needed = passed / max(self._step, 1) * self._max_steps
+        expected = f"about {needed:.0f} s for {pixels:,} pixels, a tenth of it at the least"
+        hint = "no time limit, or a smaller picture"
+        raise ConfigError(
+            "too little time to restore anything", expected=expected, got=f"{self.seconds:.3g} s", hint=hint
+        )

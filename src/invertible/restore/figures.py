@@ -49,7 +49,7 @@ def strip(pictures: Mapping[str, Tensor], truth: Tensor | None = None) -> Figure
     if len(sizes) != 1:
         raise ShapeError("pictures of different sizes", expected="one size", got=sorted(sizes))
     height, width = sizes.pop()
-    top, left, side = detail(list(shown.values())[-1])
+    top, left, side = detail(list(shown.values())[-1], next(iter(shown.values())))
     ratio = [height / width, 1.0]
     figure = Figure(figsize=(COLUMN * len(shown), COLUMN * sum(ratio) + 0.5), layout="constrained")
     axes = figure.subplots(2, len(shown), squeeze=False, height_ratios=ratio)
@@ -61,11 +61,12 @@ def strip(pictures: Mapping[str, Tensor], truth: Tensor | None = None) -> Figure
     return figure
 
 
-def detail(image: Tensor) -> tuple[int, int, int]:
+def detail(image: Tensor, before: Tensor | None = None) -> tuple[int, int, int]:
     """Find the square with the most detail, a fifth of the picture's shorter side but at least 16 pixels.
 
     Args:
         image: Shape (channels, height, width).
+        before: The same picture before: then detail counts by how much has changed there; None: all counts.
 
     Returns:
         Its top, left and side, pixels.
@@ -76,6 +77,8 @@ def detail(image: Tensor) -> tuple[int, int, int]:
     strength = functional.pad(down, (0, 0, 0, 1)) + functional.pad(across, (0, 1))
     step = max(side // 4, 1)
     mean = functional.avg_pool2d(strength[None, None], side, stride=step)[0, 0]
+    if before is not None and (change := (image - before).detach().cpu().float().abs().mean(0)).any():
+        mean = mean * functional.avg_pool2d(change[None, None], side, stride=step)[0, 0]
     best = int(mean.argmax())
     return best // mean.shape[1] * step, best % mean.shape[1] * step, side
 
@@ -92,7 +95,7 @@ def trajectory_figure(trajectory: Trajectory) -> Figure:
     from matplotlib.figure import Figure
 
     moments = trajectory.moments
-    wanted = [("loss", "loss (mean squared error)", True), ("statistic", trajectory.rule or "statistic", True)]
+    wanted = [("loss", "loss (mean squared error)", True), _second(trajectory)]
     wanted += [("psnr", "PSNR (dB)", False)] if any(moment.psnr is not None for moment in moments) else []
     figure = Figure(figsize=(8, 2.4 * len(wanted) + 0.6), layout="constrained")
     panels = figure.subplots(len(wanted), 1, sharex=True, squeeze=False)[:, 0]
@@ -102,6 +105,12 @@ def trajectory_figure(trajectory: Trajectory) -> Figure:
     panels[-1].set_xlabel("step")
     panels[0].set_title("\n".join(_how_it_ended(run, len(trajectory.runs)) for run in trajectory.runs[:4]), fontsize=9)
     return figure
+
+
+def _second(trajectory: Trajectory) -> tuple[str, str, bool]:
+    if any(moment.discrepancy is not None for moment in trajectory.moments):
+        return "discrepancy", "error left / noise", True
+    return "statistic", trajectory.rule or "statistic", True
 
 
 def save_figure(figure: Figure, path: Path, dpi: int = 150) -> None:

@@ -17,6 +17,8 @@ from invertible.restore.operators import Downsample, Identity, Jpeg, Mask, Opera
 
 Task = Literal["denoise", "inpaint", "superres", "jpeg"]
 LITTLE_NOISE = 1 / 255
+MOST_NOISE = 200 / 255
+SMALLEST = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,8 +68,22 @@ class Job:
         check_suffix(self.out, self.bits or 8)
         for name in ("image", "mask", "truth"):
             own = getattr(self, name)
-            if own is not None and own.resolve() == self.out.resolve():
-                raise ConfigError(f"--out would replace the {name}", expected="another file", got=str(self.out))
+            for path in (self.out, *beside(self.out)):
+                if own is not None and own.resolve() == path.resolve():
+                    raise ConfigError(f"--out would replace the {name}", expected="another file", got=str(path))
+
+
+def beside(out: Path) -> tuple[Path, Path, Path]:
+    """What is written beside a result.
+
+    Args:
+        out: The result.
+
+    Returns:
+        The pictures of before and after and of the way, and the way as numbers.
+    """
+    way = out.with_name(f"{out.stem}-trajectory.png")
+    return out.with_name(f"{out.stem}-before-after.png"), way, way.with_suffix(".json")
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,7 +165,14 @@ def _sigma(job: Job, photo: Photo) -> tuple[float | None, list[str]]:
     if job.task == "inpaint":
         hint = "a number, or leave it out if there is no noise"
         raise ConfigError("noise cannot be estimated with pixels missing", expected="--sigma 25", got="auto", hint=hint)
+    if min(photo.size) < SMALLEST:
+        got = f"{photo.size[1]}x{photo.size[0]} pixels"
+        expected = f"sides of {SMALLEST} pixels or more to estimate the noise from"
+        raise ConfigError(f"{job.image} is too small", expected=expected, got=got, hint="--sigma 25")
     sigma = estimate_sigma(photo.pixels)
+    if sigma > MOST_NOISE:
+        got = f"{255 * sigma:.0f} grey levels"
+        raise ConfigError("the noise cannot be estimated", expected="a photograph", got=got, hint="--sigma 25")
     notes = [f"noise: sigma {255 * sigma:.1f} of 255, estimated (--sigma says otherwise)"]
     if sigma < LITTLE_NOISE:
         notes.append("there is hardly any noise: little will change")

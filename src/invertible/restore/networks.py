@@ -28,7 +28,8 @@ def make_prior(network: str | nn.Module | Callable[[], nn.Module], channels: int
     """Make an untrained network for a picture.
 
     Args:
-        network: A name of `NETWORKS`; a `Prior` or another module, of which a copy is taken; a function that makes one.
+        network: A name of `NETWORKS`; a `Prior` or another module, of which a copy is taken, reading noise
+            of as many channels as its first convolution does; a function that makes one.
         channels: Of the picture.
         size: (height, width), pixels.
 
@@ -49,7 +50,10 @@ def make_prior(network: str | nn.Module | Callable[[], nn.Module], channels: int
     made = copy.deepcopy(network) if isinstance(network, nn.Module) else network()
     if not isinstance(made, nn.Module):
         raise ConfigError("no network", expected="a torch.nn.Module", got=type(made).__name__)
-    return made if isinstance(made, Prior) else AsPrior(made)
+    if isinstance(made, Prior):
+        return made
+    first = next((module for module in made.modules() if isinstance(module, nn.Conv2d)), None)
+    return AsPrior(made, 32 if first is None else first.in_channels)
 
 
 def _skip(channels: int, size: tuple[int, int], across: int) -> SkipNetwork:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,9 @@ from invertible.restore.prior import Prior, check_prior
 from invertible.restore.settings import Settings
 from invertible.restore.trajectory import Run, Trajectory
 
+MOST_CHANNELS = 32
+SMALLEST = 16
+
 
 @dataclass(frozen=True, eq=False)
 class Restored:
@@ -36,8 +39,8 @@ class Restored:
         seconds: All seeds together.
     """
 
-    image: Tensor
-    uncertainty: Tensor | None
+    image: Tensor = field(repr=False)
+    uncertainty: Tensor | None = field(repr=False)
     trajectory: Trajectory
     stop_step: int
     stop_reason: str
@@ -92,7 +95,7 @@ def restore(
         >>> bool((restored.image - clean).square().mean() < 0.5 * (noisy - clean).square().mean())
         True
     """
-    operator = Identity() if operator is None else operator
+    operator = _an_operator(operator)
     measured = _checked(image, operator)
     _check_options(sigma, n_seeds, seconds)
     operator = operator.to(measured.device)
@@ -124,6 +127,16 @@ def restore(
     return _restored(pictures, fits, settings, time.perf_counter() - began)
 
 
+def _an_operator(operator: Operator | None) -> Operator:
+    if operator is None:
+        return Identity()
+    if not isinstance(operator, Operator):
+        got = f"the class {operator.__name__}" if isinstance(operator, type) else f"a {type(operator).__name__}"
+        hint = "an instance of it" if isinstance(operator, type) else "as_operator(function)"
+        raise ConfigError("no operator", expected="an Operator", got=got, hint=hint)
+    return operator
+
+
 def _restored(pictures: list[Tensor], fits: list[Fit], settings: Settings, seconds: float) -> Restored:
     stack = torch.cat(pictures)
     uncertainty = stack.std(0).mean(0) if len(pictures) > 1 else None
@@ -140,6 +153,8 @@ def _findings(runs: tuple[Run, ...], settings: Settings) -> tuple[Finding, ...]:
     if settings.stop != "never" and any(r.reason == "all steps done" for r in runs):
         hint = "The rule had no reason to stop before the last step: more steps may give a better picture."
         found.append(Finding("note", hint))
+    if any("time limit" in r.reason for r in runs):
+        found.append(Finding("warning", "The time limit ended the fit: with more time the picture becomes better."))
     if any(r.n_reverts for r in runs):
         found.append(Finding("warning", "The loss jumped and was taken back: a smaller learning_rate is safer."))
     return tuple(found)
@@ -150,6 +165,11 @@ def _checked(image: Tensor, operator: Operator) -> Tensor:
     if image.ndim not in (3, 4) or (image.ndim == 4 and image.shape[0] != 1) or not image.numel():
         expected = "(channels, height, width) or (1, channels, height, width)"
         raise ShapeError("restore takes one picture", expected=expected, got=describe(image))
+    if image.shape[-3] > MOST_CHANNELS:
+        hint = "image.permute(2, 0, 1), if channels came last"
+        raise ShapeError("too many channels", expected="(channels, height, width)", got=describe(image), hint=hint)
+    if image.shape[-1] * image.shape[-2] < SMALLEST:
+        raise ShapeError("too small a picture", expected=f"{SMALLEST} pixels or more", got=describe(image))
     measured = image.detach().float()
     measured = measured if measured.ndim == 4 else measured.unsqueeze(0)
     seen = operator.start(measured) if isinstance(operator, Mask) else measured
@@ -167,10 +187,15 @@ def _checked(image: Tensor, operator: Operator) -> Tensor:
 
 
 def _check_options(sigma: float | None, n_seeds: int, seconds: float | None) -> None:
+    numbers = {"sigma": sigma, "n_seeds": n_seeds, "seconds": seconds}
+    for name, value in numbers.items():
+        if isinstance(value, str):
+            hint = "estimate_sigma(image)" if name == "sigma" else "a number"
+            raise ConfigError(f"{name} is a text", expected="a number or None", got=repr(value), hint=hint)
     if sigma is not None and not 0 < sigma < 1:
         hint = "sigma / 255 if it is meant for 8-bit values; None: no noise"
         raise ConfigError("no noise level", expected="0 < sigma < 1, in units of the pixel range", got=sigma, hint=hint)
-    if n_seeds < 1:
+    if not isinstance(n_seeds, int) or n_seeds < 1:
         raise ConfigError("nothing to do", expected="n_seeds >= 1", got=n_seeds)
     if seconds is not None and not seconds > 0:
         raise ConfigError("no time", expected="seconds > 0", got=seconds)
@@ -180,6 +205,9 @@ def _truth(truth: Tensor, shape: tuple[int, ...]) -> Tensor:
     found = truth if truth.ndim == 4 else truth.unsqueeze(0)
     if tuple(found.shape) != (1, *shape):
         raise ShapeError("the truth has another shape", expected=shape, got=describe(truth))
+    check_finite(found, "the truth")
+    if found.min() < -2 or found.max() > 3:
+        raise RangeError("no picture as truth", expected="values in [0, 1]", got=f"up to {float(found.max()):g}")
     return found.detach().float()
 
 

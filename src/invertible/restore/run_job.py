@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -73,12 +74,13 @@ class _Run:
     device: torch.device
     parts: list[Restored] = field(default_factory=list)
     is_interrupted: bool = False
+    began: float = field(default_factory=time.perf_counter)
 
     def one(self, piece: Tensor, place: Place) -> Tensor:
         rows, columns = place.enlarged(self.prepared.scale)
         try:
             operator = self._operator(rows, columns, place)
-            if operator is None or self.is_interrupted or _is_constant(piece, operator):
+            if operator is None or self.is_interrupted or self._is_late() or _is_constant(piece, operator):
                 return self._as_it_is(piece, rows, columns)
             return self._restored(piece, operator, rows, columns, place)
         except KeyboardInterrupt:
@@ -94,13 +96,23 @@ class _Run:
             operator.to(self.device),
             sigma=self.prepared.sigma,
             n_seeds=effort.n_seeds,
-            seconds=None if effort.seconds is None else effort.seconds / place.n_tiles,
+            seconds=self._seconds(place),
             truth=None if truth is None else truth[:, rows, columns].to(self.device),
             on_step=None if on_step is None else lambda progress: on_step(progress, place),
         )
         self.parts.append(found)
         self.is_interrupted = found.stop_reason == INTERRUPTED
         return found.image.cpu()
+
+    def _seconds(self, place: Place) -> float | None:
+        # What is left, in equal parts: a tile that is done early leaves its time to the others.
+        if self.effort.seconds is None:
+            return None
+        left = self.effort.seconds - (time.perf_counter() - self.began)
+        return left / (place.n_tiles - place.number + 1)
+
+    def _is_late(self) -> bool:
+        return self.effort.seconds is not None and time.perf_counter() - self.began >= self.effort.seconds
 
     def _operator(self, rows: slice, columns: slice, place: Place) -> Operator | None:
         # None: nothing is missing here.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from invertible.errors import ConfigError
 from invertible.restore.jpeg import Jpeg
@@ -51,6 +51,13 @@ class Settings:
     decay: float = 0.0
 
     def __post_init__(self) -> None:
+        if self.stop not in get_args(Stop) or self.precision not in get_args(Precision):
+            expected = f"stop of {', '.join(get_args(Stop))}; precision of {', '.join(get_args(Precision))}"
+            got = f"stop={self.stop!r}, precision={self.precision!r}"
+            raise ConfigError("a restoration cannot run so", expected=expected, got=got)
+        if not isinstance(self.steps, int) or not isinstance(self.coarse_steps, int):
+            got = f"steps={self.steps!r}, coarse_steps={self.coarse_steps!r}"
+            raise ConfigError("a restoration cannot run so", expected="whole numbers of steps", got=got)
         checks = {
             "steps >= 1": self.steps >= 1,
             "coarse_steps >= 0": self.coarse_steps >= 0,

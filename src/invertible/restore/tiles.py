@@ -80,7 +80,7 @@ def tiled(
     n_tiles = len(down) * len(across)
     if n_tiles > 1 and not quiet:
         size = f"{image.shape[2]}x{image.shape[1]}"
-        announce(f"{size} pixels do not fit in memory at once: {n_tiles} tiles of {tile}x{tile}, one after the other")
+        announce(f"{size} pixels at a time would be too many: {n_tiles} tiles of {tile}x{tile}, one after the other")
     strips = []
     for i, rows in enumerate(down):
         places = [Place(rows, columns, i * len(across) + j + 1, n_tiles) for j, columns in enumerate(across)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from invertible.instruments import Result
@@ -69,7 +69,7 @@ class Trajectory(Result):
         rule: The stopping rule's name.
     """
 
-    moments: tuple[Moment, ...] = ()
+    moments: tuple[Moment, ...] = field(default=(), repr=False)
     runs: tuple[Run, ...] = ()
     rule: str = ""
 
