@@ -75,7 +75,8 @@ def test_denoising_from_file_to_file(tmp_path: Path, capsys: pytest.CaptureFixtu
     (call,) = stand_in.calls
     assert isinstance(call["operator"], Identity)
     assert 2 / 255 < call["sigma"] < 8 / 255
-    assert (call["n_seeds"], call["seconds"]) == (3, 60.0)
+    assert call["n_seeds"] == 3
+    assert 50 < call["seconds"] <= 60
     assert torch.equal(call["truth"], read_image(image).pixels)
     assert torch.equal(read_image(out).pixels, read_image(image).pixels)
     beside = {"b.png", "b-before-after.png", "b-trajectory.png", "b-trajectory.json"}
@@ -135,7 +136,9 @@ def test_a_large_picture_goes_through_tiles(tmp_path: Path, task: str, capsys: p
     words = ("--tile", 128, "--factor", 2) if task == "superres" else ("--tile", 64)
     run(stand_in, image, "-o", tmp_path / "b.png", "--task", task, "--seconds", 80, *words)
     assert len(stand_in.calls) > 4
-    assert sum(call["seconds"] for call in stand_in.calls) == pytest.approx(80)
+    first, *_, last = (call["seconds"] for call in stand_in.calls)
+    assert first == pytest.approx(80 / len(stand_in.calls), rel=0.1)
+    assert last > 5 * first  # the stand-in takes no time: the last tile gets all that is left
     before, after = read_image(image).pixels, read_image(tmp_path / "b.png").pixels
     if task == "superres":
         before = Downsample(2).start(before.unsqueeze(0))[0]
