@@ -156,8 +156,9 @@ def noise_impedance(
 
             made = _through(copy.deepcopy(network).train().requires_grad_(True), read, output)
             losses[name] = _fit(*made, target, steps, learning_rate, late)
+        n_done = max(min(len(curve) for curve in losses.values()) - 1, 1)
         control = {
-            n: _half(_fit(*_pixels(picture), t, steps, learning_rate, lambda _: False)) for n, t in targets.items()
+            n: _half(_fit(*_pixels(picture), t, n_done, learning_rate, lambda _: False)) for n, t in targets.items()
         }
         stopped = f"seconds={seconds:g}" if any(len(curve) <= steps for curve in losses.values()) else ""
         data = Fingerprint()
